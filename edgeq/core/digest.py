@@ -1,0 +1,33 @@
+"""The weights digest: one sha256 for the codes and scales of a model, whatever file format holds them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from edgeq.core.tensor import QuantizedTensor
+
+
+def tensor_digest(name: str, tensor: QuantizedTensor) -> str:
+    """Hex sha256 of one tensor: its name and scheme, then codes, scales and zero points in C order, little endian."""
+    scheme = tensor.scheme
+    header = f"{name}|{tensor.shape}|{scheme.bits}|{scheme.group_size}|{scheme.symmetric}\n"
+    digest = hashlib.sha256(header.encode())
+    digest.update(np.ascontiguousarray(tensor.codes))
+    digest.update(np.ascontiguousarray(tensor.scales, dtype="<f4"))
+    if tensor.zero_points is not None:
+        digest.update(np.ascontiguousarray(tensor.zero_points))
+    return digest.hexdigest()
+
+
+def weights_digest(tensor_digests: Iterable[tuple[str, str]]) -> str:
+    """Combine `(name, tensor_digest)` pairs, sorted by name, into the model's digest in hex.
+
+    It covers quantized tensors; those that stay float are judged by their drift.
+    """
+    combined = hashlib.sha256()
+    for name, digest in sorted(tensor_digests):
+        combined.update(f"{name} {digest}\n".encode())
+    return combined.hexdigest()

@@ -1,0 +1,51 @@
+"""Codes to bytes and back, as `com.microsoft.MatMulNBits` and `GatherBlockQuantized` store them.
+
+Little end first along the input axis: with 4 bits, even inputs sit in the low nibble.
+Every group starts on a byte and a short last group is padded to full length.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def pack_rows(codes: Bytes, bits: int) -> Bytes:
+    """`[rows, n]` codes to `[rows, ceil(n * bits / 8)]` bytes; the last byte of a row is padded with zero bits."""
+    if bits == 8:
+        return np.ascontiguousarray(codes)
+    rows, n = codes.shape
+    per_byte = 8 // bits
+    padding = -n % per_byte
+    padded = np.pad(codes, ((0, 0), (0, padding))) if padding else codes
+    fields = padded.reshape(rows, -1, per_byte)
+    packed = fields[:, :, 0].copy()
+    for position in range(1, per_byte):
+        packed |= fields[:, :, position] << (bits * position)
+    return packed
+
+
+def unpack_rows(packed: Bytes, bits: int, n: int) -> Bytes:
+    """The inverse of `pack_rows`: `[rows, n]` codes."""
+    if bits == 8:
+        return packed[:, :n]
+    mask = (1 << bits) - 1
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    fields = (packed[:, :, None] >> shifts) & mask
+    return fields.reshape(packed.shape[0], -1)[:, :n].astype(np.uint8)
+
+
+def pack_groups(codes: Bytes, bits: int, group_size: int) -> Bytes:
+    """`[out, in]` codes to MatMulNBits' `[out, groups, group_size * bits / 8]`; padding codes are zero."""
+    outputs, inputs = codes.shape
+    padding = -inputs % group_size
+    padded = np.pad(codes, ((0, 0), (0, padding))) if padding else codes
+    return pack_rows(padded, bits).reshape(outputs, (inputs + padding) // group_size, group_size * bits // 8)
+
+
+def unpack_groups(packed: Bytes, bits: int, inputs: int) -> Bytes:
+    """The inverse of `pack_groups`: `[out, inputs]` codes."""
+    outputs = packed.shape[0]
+    return unpack_rows(packed.reshape(outputs, -1), bits, inputs)

@@ -1,0 +1,61 @@
+"""Recipe: which scheme and method for which tensors. Plan: the recipe resolved for one model and one target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from edgeq.core.scheme import Scheme
+
+Role = Literal["linear", "embedding", "head", "other"]
+"""What a weight is for: `head` is the output projection to the vocabulary, `other` is never quantized."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """Tensors whose name matches the glob `tensors` get this scheme and method."""
+
+    tensors: str
+    scheme: Scheme
+    method: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What the user asked for. None means: the default for these bits, this model and this target.
+
+    `bits` applies to linears; `embedding_bits` to embeddings and the head. `rules` are applied last, in order.
+    """
+
+    bits: int = 4
+    method: str = "auto"
+    group_size: int | None = None
+    symmetric: bool | None = None
+    embedding_bits: int | None = None
+    rules: tuple[Rule, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """The decision for one tensor."""
+
+    scheme: Scheme
+    method: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Assignments by tensor name; a tensor that is not named here keeps its float values."""
+
+    assignments: dict[str, Assignment]
+
+    def scheme(self, tensor: str) -> Scheme | None:
+        assignment = self.assignments.get(tensor)
+        return None if assignment is None else assignment.scheme
+
+
+def matching_rule(rules: tuple[Rule, ...], tensor: str) -> Rule | None:
+    """The last rule whose glob matches: later wins."""
+    matching = [rule for rule in rules if fnmatchcase(tensor, rule.tensors)]
+    return matching[-1] if matching else None

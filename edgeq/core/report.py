@@ -1,0 +1,155 @@
+"""Report: what was built, what was measured, and the verdict. Field names are those of `report.json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from edgeq.core.artifact import FileEntry
+
+REPORT_SCHEMA = 1
+
+
+class Verdict(StrEnum):
+    PASSED = "passed"
+    FAILED = "failed"
+    NOT_VALIDATED = "not_validated"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSection:
+    source: str
+    revision: str
+    task: str
+    architecture: str
+    parameters: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeSection:
+    bits: int
+    method: str
+    group_size: int | None
+    symmetric: bool
+    embedding_bits: int
+    accuracy_level: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsSection:
+    """`bytes` counts codes, scales, zero points, embeddings and what stayed float; `bits_per_weight` is over all parameters.
+    `float_bytes` is the 16-bit model."""
+
+    digest: str
+    bits_per_weight: float
+    bytes: int
+    float_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArtifactSection:
+    bytes: int
+    files: tuple[FileEntry, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorySection:
+    """peak_dirty_bytes: peak of anonymous + shared + swapped memory, what phones kill on. `survived` is False where the
+    process was killed at the limit, or refused memory by it. `phases` holds the peak within load, prefill, decode ..."""
+
+    peak_dirty_bytes: int
+    peak_rss_bytes: int
+    limit_bytes: int
+    backend: str
+    survived: bool
+    phases: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LanguageDrift:
+    """Divergence of next-token distributions over `tokens` positions, in nats per token; perplexities on the same text."""
+
+    tokens: int
+    kld_mean: float
+    kld_p999: float
+    kld_max: float
+    top1_agreement: float
+    perplexity: float
+    perplexity_float: float
+    perplexity_ratio: float
+    max_abs: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingDrift:
+    """Agreement of `sentences` embeddings; `rank_correlation` is Spearman's over all pairwise similarities."""
+
+    sentences: int
+    cosine_mean: float
+    cosine_min: float
+    rank_correlation: float
+    max_abs: float
+
+
+Drift = LanguageDrift | EmbeddingDrift
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftSection:
+    """quantization: float model against dequantized weights, both in torch. lowering: dequantized weights against the
+    artifact in its runtime. total: float model against the artifact."""
+
+    quantization: Drift
+    lowering: Drift
+    total: Drift
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeedSection:
+    """Seconds and tokens per second on this machine; `latency_ms` is one sentence through an encoder."""
+
+    load_seconds: float
+    prefill_tokens_per_second: float | None = None
+    decode_tokens_per_second: float | None = None
+    latency_ms: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """One criterion. `value` and `limit` are in the unit that the name ends with; `verdict` of this gate alone."""
+
+    name: str
+    value: float | str | None
+    limit: float | str | None
+    verdict: Verdict
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnvironmentSection:
+    runtime: str
+    runtime_version: str
+    platform: str
+    python: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """`memory`, `drift` and `speed` are None where nothing ran; `reason` then says why."""
+
+    schema: int = REPORT_SCHEMA
+    edgeq_version: str
+    target: str
+    format: str
+    verdict: Verdict
+    reason: str
+    model: ModelSection
+    recipe: RecipeSection
+    weights: WeightsSection
+    artifact: ArtifactSection
+    memory: MemorySection | None
+    drift: DriftSection | None
+    speed: SpeedSection | None
+    gates: tuple[Gate, ...]
+    environment: EnvironmentSection
+    notes: tuple[str, ...] = ()

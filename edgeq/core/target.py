@@ -1,0 +1,48 @@
+"""TargetProfile: what a device allows, each number with where it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Format = Literal["onnx"]
+Surface = Literal["android", "edge"]
+Confidence = Literal["published", "measured", "estimated"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """Where a number comes from. `source_date` is ISO 8601."""
+
+    source: str
+    source_date: str
+    confidence: Confidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetProfile:
+    """One device class.
+
+    memory_limit_mib: what the system lets the app's process hold in dirty memory (anonymous + shared + swap).
+    memory_reserve_mib: what the app itself needs beside the model.
+    bundle_limit_mib: the largest bundle that the surface delivers, or None where nothing limits it.
+    accuracy_level: MatMulNBits' computation type: 1 float32 activations, 4 int8 activations.
+    provenance: one entry per limit, keyed by field name.
+    """
+
+    name: str
+    description: str
+    surface: Surface
+    formats: tuple[Format, ...]
+    memory_limit_mib: int
+    memory_reserve_mib: int
+    bundle_limit_mib: int | None
+    threads: int
+    context_length: int
+    accuracy_level: int
+    provenance: dict[str, Provenance]
+
+    @property
+    def memory_budget_bytes(self) -> int:
+        """What is left for the model's own process memory."""
+        return (self.memory_limit_mib - self.memory_reserve_mib) * 2**20

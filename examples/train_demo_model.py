@@ -1,0 +1,169 @@
+"""Train the embedded demo model: a 6 M parameter Llama-architecture language model with its own tokenizer.
+
+    python examples/train_demo_model.py --train corpus.txt [more.txt ...] --test test.txt --output edgeq/models/demo
+
+The last twentieth of every training file is held out; the checkpoint with the lowest held-out loss is the one kept.
+Small corpora over-fit, so every epoch is tokenized anew with BPE-dropout (https://arxiv.org/abs/1910.13267).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+VOCABULARY = 4096
+END_OF_TEXT = "<|endoftext|>"
+CONTEXT = 512
+BATCH = 8
+PEAK_LEARNING_RATE = 2e-3
+WARMUP_STEPS = 60
+EVALUATE_EVERY = 60
+BPE_DROPOUT = 0.1
+
+
+def train_tokenizer(texts: list[str]) -> Tokenizer:
+    """A byte-level BPE: every string round-trips, nothing is unknown."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((line for text in texts for line in text.splitlines(keepends=True)), trainer)
+    return tokenizer
+
+
+def encode(tokenizer: Tokenizer, text: str, dropout: float | None = None) -> torch.Tensor:
+    """Token ids of a whole text, `int64 [tokens]`; with dropout, merges are skipped at random."""
+    tokenizer.model.dropout = dropout
+    encoded = tokenizer.encode_batch(text.splitlines(keepends=True))
+    tokenizer.model.dropout = None
+    return torch.tensor([token for line in encoded for token in line.ids])
+
+
+def epoch_batches(tokens: torch.Tensor, generator: torch.Generator) -> list[torch.Tensor]:
+    """Shuffled `[BATCH, CONTEXT + 1]` windows that start at a random offset, so that no epoch repeats another."""
+    offset = int(torch.randint(CONTEXT, (1,), generator=generator))
+    count = (len(tokens) - offset - 1) // CONTEXT
+    starts = offset + CONTEXT * torch.randperm(count, generator=generator)
+    windows = torch.stack([tokens[start : start + CONTEXT + 1] for start in starts.tolist()])
+    return [windows[i : i + BATCH] for i in range(0, count - BATCH + 1, BATCH)]
+
+
+@torch.no_grad()
+def mean_loss(model: LlamaForCausalLM, tokens: torch.Tensor) -> float:
+    """Nats per token over consecutive windows; each window's first token is context only."""
+    model.eval()
+    total, count = 0.0, 0
+    for start in range(0, len(tokens) - 1, CONTEXT):
+        window = tokens[start : start + CONTEXT + 1][None]
+        logits = model(window[:, :-1]).logits
+        total += float(torch.nn.functional.cross_entropy(logits[0], window[0, 1:], reduction="sum"))
+        count += window.shape[1] - 1
+    model.train()
+    return total / count
+
+
+def bits_per_byte(model: LlamaForCausalLM, tokenizer: Tokenizer, text: str) -> float:
+    tokens = encode(tokenizer, text)
+    return mean_loss(model, tokens) * (len(tokens) - 1) / math.log(2) / len(text.encode())
+
+
+def train(model: LlamaForCausalLM, tokenizer: Tokenizer, train_text: str, held_out: torch.Tensor, minutes: float) -> None:
+    """AdamW with a cosine schedule over the time allowed; leaves the best held-out weights in `model`."""
+    generator = torch.Generator().manual_seed(0)
+    decayed = [p for p in model.parameters() if p.dim() > 1]
+    others = [p for p in model.parameters() if p.dim() <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.95)
+    )
+    best_loss, best = math.inf, {}
+    step, started = 0, time.monotonic()
+    progress = 0.0
+    while progress < 1.0:
+        for batch in epoch_batches(encode(tokenizer, train_text, BPE_DROPOUT), generator):
+            progress = min(1.0, (time.monotonic() - started) / (60 * minutes))
+            rate = PEAK_LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            logits = model(batch[:, :-1]).logits
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            if step % EVALUATE_EVERY == 0 or progress >= 1.0:
+                held_out_loss = mean_loss(model, held_out)
+                print(f"step {step}  {100 * progress:.0f} %  train {loss.item():.3f}  held out {held_out_loss:.4f}", flush=True)
+                if held_out_loss < best_loss:
+                    best_loss = held_out_loss
+                    best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+            if progress >= 1.0:
+                break
+    model.load_state_dict(best)
+
+
+def save(model: LlamaForCausalLM, tokenizer: Tokenizer, output: Path) -> None:
+    model.to(torch.bfloat16).save_pretrained(output)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, model_max_length=CONTEXT
+    ).save_pretrained(output)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--train", type=Path, nargs="+", required=True, help="UTF-8 text files")
+    parser.add_argument("--test", type=Path, help="text for the figure in metrics.json; never trained on")
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+
+    torch.manual_seed(0)
+    torch.set_num_threads(arguments.threads)
+    texts = [path.read_text(encoding="utf-8") for path in arguments.train]
+    cuts = [len(text) * 19 // 20 for text in texts]
+    train_text = "".join(text[:cut] for text, cut in zip(texts, cuts, strict=True))
+    held_out_text = "".join(text[cut:] for text, cut in zip(texts, cuts, strict=True))
+    tokenizer = train_tokenizer([train_text])
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        attention_dropout=0.1,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model = LlamaForCausalLM(config)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
+    train(model, tokenizer, train_text, encode(tokenizer, held_out_text), arguments.minutes)
+
+    metrics = {"held_out_bits_per_byte": bits_per_byte(model, tokenizer, held_out_text)}
+    metrics["held_out_perplexity"] = math.exp(mean_loss(model, encode(tokenizer, held_out_text)))
+    if arguments.test:
+        test_text = arguments.test.read_text(encoding="utf-8")
+        metrics["test_bits_per_byte"] = bits_per_byte(model, tokenizer, test_text)
+        metrics["test_perplexity"] = math.exp(mean_loss(model, encode(tokenizer, test_text)))
+    model.config.attention_dropout = 0.0
+    save(model, tokenizer, arguments.output)
+    print(json.dumps(metrics, indent=2))
+
+
+if __name__ == "__main__":
+    main()
