@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeq.core.model import Pooling, Task
+from edgeq.core.scheme import ScaleDtype
 from edgeq.core.target import Format
 
 
@@ -41,13 +42,33 @@ class Interface:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightLocation:
+    """Where one quantized weight is inside the artifact, so that a validator can read it back.
+
+    `codes`, `scales` and `zero_points` name initializers; `rows` are the rows `[start, stop)` of them that belong to
+    this weight, as several may be stored one below the other. `shape` is `(outputs, inputs)`.
+    """
+
+    bits: int
+    group_size: int | None
+    symmetric: bool
+    scale_dtype: ScaleDtype
+    shape: tuple[int, int]
+    codes: str
+    scales: str
+    zero_points: str | None
+    rows: tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """The lowered model in `directory`; `files` are names in it, the entry file first. `notes` are for the report:
-    what a fallback cost, what could not be fused."""
+    """The lowered model in `directory`; `files` are names in it, the entry file first. `weights` maps each quantized
+    weight to its place. `notes` are for the report: what a fallback cost, what could not be fused."""
 
     format: Format
     directory: Path
     files: tuple[str, ...]
     interface: Interface
     weights_digest: str
+    weights: dict[str, WeightLocation]
     notes: tuple[str, ...] = ()

@@ -1,0 +1,49 @@
+"""Linears that read the same input on the same grid are one linear with their rows one below the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import fx
+
+if TYPE_CHECKING:
+    from edgeq.lower.capture import CapturedModel
+    from edgeq.lower.onnx.weights import Weights
+
+
+@dataclass(frozen=True)
+class LinearGroup:
+    """Quantized `aten.linear` nodes in graph order; the whole group is computed where the first one stands."""
+
+    nodes: tuple[fx.Node, ...]
+    weights: tuple[str, ...]
+    has_bias: bool
+
+
+class LinearGroups:
+    """The group of each quantized linear of a graph."""
+
+    def __init__(self, captured: CapturedModel, weights: Weights) -> None:
+        self.of: dict[fx.Node, LinearGroup] = {}
+        candidates: dict[tuple[object, ...], list[tuple[fx.Node, str]]] = {}
+        uses = _use_counts(captured)
+        for node in captured.program.graph.nodes:
+            if node.op != "call_function" or node.target != torch.ops.aten.linear.default:
+                continue
+            name = captured.weight_names.get(node.args[1].name)
+            scheme = None if name is None else weights.scheme(name)
+            if name is None or scheme is None:
+                continue
+            has_bias = len(node.args) > 2 and node.args[2] is not None
+            shared = weights.stored_name(name) if uses[node.args[1]] > 1 else None
+            candidates.setdefault((node.args[0], scheme, has_bias, shared), []).append((node, name))
+        for (_, _, has_bias, _), members in candidates.items():
+            group = LinearGroup(tuple(n for n, _ in members), tuple(w for _, w in members), bool(has_bias))
+            self.of |= dict.fromkeys(group.nodes, group)
+
+
+def _use_counts(captured: CapturedModel) -> dict[fx.Node, int]:
+    """How many nodes read each placeholder: a weight that others read too must stay on its own."""
+    return {node: len(node.users) for node in captured.program.graph.nodes if node.op == "placeholder"}

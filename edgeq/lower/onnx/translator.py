@@ -1,0 +1,172 @@
+"""From a captured torch graph to ONNX: walks the nodes once and asks a converter for each.
+
+A converter is a function `(translator, node) -> value`; the tables of converters are in the sibling modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import fx
+
+from edgeq.errors import UnsupportedModelError
+from edgeq.lower.onnx.linears import LinearGroup, LinearGroups
+
+if TYPE_CHECKING:
+    from edgeq.lower.capture import CapturedModel
+    from edgeq.lower.onnx.signature import Signature
+    from edgeq.lower.onnx.weights import Weights
+
+Result = ir.Value | tuple[ir.Value, ...]
+Converter = Callable[["Translator", fx.Node], Result]
+
+
+class Translator:
+    """State of one translation. `values` maps torch nodes to ONNX values; symbolic integers are int64 `[1]`."""
+
+    def __init__(self, captured: CapturedModel, weights: Weights, signature: Signature, accuracy_level: int) -> None:
+        self.captured = captured
+        self.weights = weights
+        self.graph = signature.graph
+        self.signature = signature
+        self.accuracy_level = accuracy_level
+        self.values: dict[fx.Node, Result] = {}
+        self.linears = LinearGroups(captured, weights)
+        self.products: dict[LinearGroup, ir.Value] = {}
+        self.flat: dict[ir.Value, ir.Value] = {}
+        """Values of shape `[batch, sequence, heads, size]` whose `[batch, sequence, heads * size]` form exists."""
+        self.halved: dict[fx.Node, ir.Value] = {}
+        """First halves of rotary tables that were looked up."""
+
+    def run(self, converters: dict[Any, Converter]) -> list[ir.Value]:
+        """Translate every node; returns the values of the graph's outputs."""
+        outputs: list[ir.Value] = []
+        for node in self.captured.program.graph.nodes:
+            if node.op == "call_function":
+                self.graph.scope = _scope(node)
+                self.values[node] = converters[node.target](self, node)
+            elif node.op == "output":
+                outputs = [self.value(argument) for argument in node.args[0]]
+        return outputs
+
+    def value(self, argument: Any, dtype: torch.dtype | None = None) -> ir.Value:  # noqa: ANN401 - an fx argument
+        """The ONNX value of a node or number, cast to `dtype` where it has another."""
+        if not isinstance(argument, fx.Node):
+            return self.graph.scalar(argument, dtype or _number_dtype(argument))
+        if argument.op == "placeholder" and argument not in self.values:
+            self.values[argument] = self._placeholder(argument)
+        value = self.values[argument]
+        assert isinstance(value, ir.Value)  # noqa: S101 - tuples are only read by getitem
+        if is_symbolic_number(argument):
+            scalar = self.graph.op("Squeeze", value)
+            return scalar if dtype in (None, torch.int64) else self.graph.cast(scalar, dtype)  # type: ignore[arg-type]
+        if dtype is not None and tensor(argument).dtype != dtype:
+            return self.graph.cast(value, dtype)
+        return value
+
+    def integer(self, argument: int | fx.Node) -> ir.Value:
+        """A Python or symbolic integer as int64 `[1]`."""
+        if isinstance(argument, fx.Node):
+            value = self.values[argument]
+            assert isinstance(value, ir.Value)  # noqa: S101
+            return value
+        return self.graph.int64(argument)
+
+    def integers(self, arguments: Sequence[int | fx.Node]) -> ir.Value:
+        """Python and symbolic integers as one int64 `[n]`."""
+        if all(isinstance(argument, int) for argument in arguments):
+            return self.graph.int64(*arguments)  # type: ignore[arg-type]
+        return self.graph.op("Concat", *map(self.integer, arguments), attributes={"axis": 0})
+
+    def weight_name(self, argument: Any) -> str | None:  # noqa: ANN401
+        """The parameter that a placeholder stands for, or None."""
+        return self.captured.weight_names.get(argument.name) if isinstance(argument, fx.Node) else None
+
+    def reshape(self, value: ir.Value, before: Sequence[Any], after: Sequence[Any], sizes: Sequence[Any]) -> ir.Value:
+        """`Reshape` with copied (0) and inferred (-1) axes wherever they suffice, so that no shape is computed."""
+        if len(before) == len(after) and all(map(_same, before, after)):
+            return value
+        target: list[int | None] = []
+        for axis, size in enumerate(after):
+            if isinstance(size, int):
+                target.append(size)
+            else:
+                target.append(0 if axis < len(before) and _same(before[axis], size) else None)
+        unknown = [axis for axis, size in enumerate(target) if size is None]
+        if len(unknown) == 1:
+            target[unknown[0]] = -1
+            unknown = []
+        if not unknown:
+            return self.graph.op("Reshape", value, self.graph.int64(*[size or 0 for size in target]))
+        explicit = [size if isinstance(size, fx.Node) else target[axis] or 0 for axis, size in enumerate(sizes)]
+        return self.graph.op("Reshape", value, self.integers(explicit))
+
+    def _placeholder(self, node: fx.Node) -> ir.Value:
+        weight = self.weight_name(node)
+        if weight is not None:
+            return self.weights.floating(weight)
+        if node.name in self.captured.constants:
+            array = self.captured.constants[node.name].detach().numpy()
+            return self.graph.constant(np.ascontiguousarray(array), name=node.name)
+        return self.signature.inputs[node.name]
+
+
+def tensor(node: Any) -> torch.Tensor:  # noqa: ANN401
+    """The fake tensor that torch computed for a node: its shape and dtype."""
+    value: torch.Tensor = node.meta["val"]
+    return value
+
+
+def is_symbolic_number(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), (torch.SymInt, int)) and not isinstance(node.meta.get("val"), bool)
+
+
+def unsupported(program: torch.export.ExportedProgram, converters: dict[Any, Converter]) -> set[Any]:
+    """Operators of the graph that no converter knows."""
+    return {n.target for n in program.graph.nodes if n.op == "call_function" and n.target not in converters}
+
+
+def decompose_unsupported(
+    program: torch.export.ExportedProgram, converters: dict[Any, Converter]
+) -> torch.export.ExportedProgram:
+    """Let torch rewrite the operators that have no converter into simpler ones.
+
+    Raises UnsupportedModelError naming those that remain.
+    """
+    missing = unsupported(program, converters)
+    if not missing:
+        return program
+    table = {op: rule for op, rule in torch.export.default_decompositions().items() if op in missing}
+    program = program.run_decompositions(table)
+    missing = unsupported(program, converters)
+    if missing:
+        names = ", ".join(sorted(map(str, missing)))
+        raise UnsupportedModelError(
+            f"The model uses operators that edgeq cannot write as ONNX yet: {names}.",
+            remedy="Add a converter for each to edgeq/lower/onnx, or report the architecture.",
+        )
+    return program
+
+
+def _same(left: Any, right: Any) -> bool:  # noqa: ANN401 - int or SymInt
+    if isinstance(left, int) or isinstance(right, int):
+        return isinstance(left, int) and isinstance(right, int) and left == right
+    return bool(left.node.expr == right.node.expr)
+
+
+def _number_dtype(number: object) -> torch.dtype:
+    if isinstance(number, bool):
+        return torch.bool
+    return torch.int64 if isinstance(number, int) else torch.float32
+
+
+def _scope(node: fx.Node) -> str:
+    """The module path that made the node, for names that a reader of the graph recognises."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values()]
+    return "/" + paths[-1].replace(".", "/") if paths and paths[-1] else ""
+
