@@ -105,6 +105,8 @@ def _attention_interface(attended_layers: set[int]) -> Iterator[None]:
         layer = len(attended_layers) if layer is None else layer
         attended_layers.add(layer)
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        if sliding_window and not causal:
+            raise _NeedsPlainCaptureError
         scale = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
         output = operators.attention(
             query, key, value, s_aux, layer, scale, sliding_window or 0, softcap or 0.0, bool(causal)
@@ -151,7 +153,7 @@ def capture(info: ModelInfo, directory: Path, context_length: int) -> CapturedMo
     """Trace the model in `directory` for its task. Raises UnsupportedModelError where torch cannot trace it."""
     try:
         return _capture(info, directory, context_length, plain=False)
-    except _NeedsPlainCaptureError:
+    except (_NeedsPlainCaptureError, UnsupportedModelError):
         return _capture(info, directory, context_length, plain=True)
 
 
@@ -160,15 +162,15 @@ def _capture(info: ModelInfo, directory: Path, context_length: int, *, plain: bo
     updated_layers: set[int] = set()
     with _attention_interface(attended_layers), torch.no_grad():
         with _parameters_on_meta():
-            model = build_module(
-                directory, info.task, device="cpu", attn_implementation="sdpa" if plain else IMPLEMENTATION
-            )
+            implementation = None if plain else IMPLEMENTATION
+            model = build_module(directory, info.task, device="cpu", attn_implementation=implementation)
         with patched(model, context_length) as patches:
             buffers = {name: buffer for name, buffer in model.named_buffers() if buffer is not None}
             wrapper, inputs = _wrapped(info, model, updated_layers, plain=plain)
             fake_mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
             program = _export(wrapper, inputs, fake_mode)
-    if not plain and info.task == "text-generation" and updated_layers != attended_layers:
+    cached = updated_layers if info.task == "text-generation" else attended_layers
+    if not plain and (not attended_layers or cached != attended_layers):
         raise _NeedsPlainCaptureError
     signature = program.graph_signature
     constants = {

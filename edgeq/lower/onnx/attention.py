@@ -47,7 +47,8 @@ def _group_query(t: Translator, node: fx.Node) -> ir.Value:
         projections: list[ir.Value | None] = [packed, None, None]
     else:
         projections = [_flat(t, x) for x in (q, k, value)]
-    past = t.signature.cache(int(layer), kv_heads, size, value_size)  # type: ignore[call-overload]
+    cached = t.signature.is_language_model
+    past = t.signature.cache(int(layer), kv_heads, size, value_size) if cached else (None, None)  # type: ignore[call-overload]
     rotation = list(t.signature.rotary_table(table)) if fold and table is not None else [None, None]
     attributes: dict[str, int | float] = {"num_heads": heads, "kv_num_heads": kv_heads, "scale": float(scale)}  # type: ignore[arg-type]
     attributes |= {"do_rotary": 1} if fold else {}
@@ -65,7 +66,8 @@ def _group_query(t: Translator, node: fx.Node) -> ir.Value:
         attributes=attributes,  # type: ignore[arg-type]
         domain=MICROSOFT,
     )
-    t.signature.present(int(layer), *present)  # type: ignore[call-overload]
+    if cached:
+        t.signature.present(int(layer), *present)  # type: ignore[call-overload]
     return output
 
 
@@ -132,16 +134,21 @@ def _table(node: Any) -> int | None:  # noqa: ANN401
 
 
 def _rotary(t: Translator, node: fx.Node) -> ir.Value:
-    cos, sin = (_halved(t, x) for x in node.args[1:3])
-    return t.graph.op("RotaryEmbedding", t.value(node.args[0]), cos, sin)
+    x = node.args[0]
+    cos, sin = (_halved(t, table, t.value(x)) for table in node.args[1:3])
+    return t.graph.op("RotaryEmbedding", t.value(x), cos, sin)
 
 
-def _halved(t: Translator, node: Any) -> ir.Value:  # noqa: ANN401
+def _halved(t: Translator, node: Any, x: ir.Value) -> ir.Value:  # noqa: ANN401
     """Both halves of a rotary table's width are equal: the operator takes the first, `[batch, sequence, size / 2]`."""
     if node not in t.halved:
-        half = int(tensor(node).shape[-1]) // 2
-        numbers = (t.graph.int64(n) for n in (0, half, -1))
-        t.halved[node] = t.graph.op("Slice", t.value(node), *numbers)
+        batch, _, size = tensor(node).shape
+        numbers = (t.graph.int64(n) for n in (0, int(size) // 2, -1))
+        half = t.graph.op("Slice", t.value(node), *numbers)
+        if isinstance(batch, int) and batch == 1:
+            rows = t.graph.op("Concat", t.graph.dimension(x, 0), t.graph.int64(1, 1), attributes={"axis": 0})
+            half = t.graph.op("Expand", half, rows)
+        t.halved[node] = half
     return t.halved[node]
 
 

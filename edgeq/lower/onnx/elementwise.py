@@ -318,4 +318,6 @@ ELEMENTWISE: dict[Any, Converter] = {
     operator.mul: _symbolic("Mul"),
     operator.floordiv: _symbolic("Div"),
     operator.mod: _symbolic("Mod"),
+    torch.sym_max: _symbolic("Max"),
+    torch.sym_min: _symbolic("Min"),
 }

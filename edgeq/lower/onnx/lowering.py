@@ -48,8 +48,8 @@ def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progres
     signature = Signature(info, GraphBuilder(), captured.tables)
     if not signature.is_language_model:
         _declare_encoder_inputs(captured, signature)
-    translator = Translator(captured, weights, signature, target.accuracy_level)
-    results = translator.run(CONVERTERS)
+    translator = Translator(captured, weights, signature, CONVERTERS, target.accuracy_level)
+    results = translator.run()
     model = _assemble(signature, data, results, info)
     progress.stage("writing the weights")
     data.write(progress)

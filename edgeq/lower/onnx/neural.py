@@ -101,11 +101,24 @@ def matmul_n_bits(t: Translator, x: ir.Value, matrix: Matrix, bias: ir.Value | N
 
 
 def _matmul(t: Translator, node: fx.Node) -> ir.Value:
+    """`x @ y`, where y may be a weight `[inputs, outputs]` or the transpose of one `[outputs, inputs]`."""
     left, right = node.args[:2]
-    name = t.weight_name(right)
-    if name is not None and t.weights.scheme(name) is not None:
+    for weight, transposed in ((right, False), (_untransposed(right), True)):
+        name = t.weight_name(weight)
+        if name is None:
+            continue
+        if t.weights.scheme(name) is None:
+            return t.graph.op("MatMul", t.value(left), _float_matrix(t, name, transposed=transposed))
         return matmul_n_bits(t, t.value(left), t.weights.matrix((name,)), None)
     return t.graph.op("MatMul", t.value(left), t.value(right))
+
+
+def _untransposed(node: Any) -> Any:  # noqa: ANN401 - an fx argument
+    """The matrix whose transpose a node is, or None."""
+    if not isinstance(node, fx.Node) or node.op != "call_function" or tensor(node).dim() != 2:
+        return None
+    turned = node.target in (aten.t.default, aten.numpy_T.default, aten.transpose.int, aten.permute.default)
+    return node.args[0] if turned else None
 
 
 def _embedding(t: Translator, node: fx.Node) -> ir.Value:
@@ -116,7 +129,7 @@ def _embedding(t: Translator, node: fx.Node) -> ir.Value:
         return t.graph.op("Gather", t.value(table), t.value(ids))
     if t.weights.scheme(name) is None:
         rows = t.graph.op("Gather", t.weights.floating(name), t.value(ids))
-        return t.graph.cast(rows, torch.float32)
+        return rows if t.weights.floating(name).dtype == ir.DataType.FLOAT else t.graph.cast(rows, torch.float32)
     return _quantized_embedding(t, name, t.value(ids))
 
 

@@ -28,8 +28,16 @@ Converter = Callable[["Translator", fx.Node], Result]
 class Translator:
     """State of one translation. `values` maps torch nodes to ONNX values; symbolic integers are int64 `[1]`."""
 
-    def __init__(self, captured: CapturedModel, weights: Weights, signature: Signature, accuracy_level: int) -> None:
+    def __init__(
+        self,
+        captured: CapturedModel,
+        weights: Weights,
+        signature: Signature,
+        converters: dict[Any, Converter],
+        accuracy_level: int,
+    ) -> None:
         self.captured = captured
+        self.converters = converters
         self.weights = weights
         self.graph = signature.graph
         self.signature = signature
@@ -42,23 +50,31 @@ class Translator:
         self.halved: dict[fx.Node, ir.Value] = {}
         """First halves of rotary tables that were looked up."""
 
-    def run(self, converters: dict[Any, Converter]) -> list[ir.Value]:
+    def run(self) -> list[ir.Value]:
         """Translate every node; returns the values of the graph's outputs."""
         outputs: list[ir.Value] = []
         for node in self.captured.program.graph.nodes:
-            if node.op == "call_function":
-                self.graph.scope = _scope(node)
-                self.values[node] = converters[node.target](self, node)
+            if node.op == "call_function" and not self._is_turned_weight(node):
+                self.values[node] = self._convert(node)
             elif node.op == "output":
                 outputs = [self.value(argument) for argument in node.args[0]]
         return outputs
+
+    def _convert(self, node: fx.Node) -> Result:
+        self.graph.scope = _scope(node)
+        return self.converters[node.target](self, node)
+
+    def _is_turned_weight(self, node: fx.Node) -> bool:
+        """A transposed weight waits for its reader: a matrix product takes the weight as it is stored."""
+        return len(node.args) > 0 and self.weight_name(node.args[0]) is not None and tensor(node).dim() == 2
 
     def value(self, argument: Any, dtype: torch.dtype | None = None) -> ir.Value:  # noqa: ANN401 - an fx argument
         """The ONNX value of a node or number, cast to `dtype` where it has another."""
         if not isinstance(argument, fx.Node):
             return self.graph.scalar(argument, dtype or _number_dtype(argument))
-        if argument.op == "placeholder" and argument not in self.values:
-            self.values[argument] = self._placeholder(argument)
+        if argument not in self.values:
+            is_input = argument.op == "placeholder"
+            self.values[argument] = self._placeholder(argument) if is_input else self._convert(argument)
         value = self.values[argument]
         assert isinstance(value, ir.Value)  # noqa: S101 - tuples are only read by getitem
         if is_symbolic_number(argument):
@@ -102,13 +118,21 @@ class Translator:
             unknown = []
         if not unknown:
             return self.graph.op("Reshape", value, self.graph.int64(*[size or 0 for size in target]))
-        explicit = [size if isinstance(size, fx.Node) else target[axis] or 0 for axis, size in enumerate(sizes)]
-        return self.graph.op("Reshape", value, self.integers(explicit))
+        return self.graph.op("Reshape", value, self.integers(sizes))
+
+    def _float_weight(self, name: str) -> ir.Value:
+        if self.weights.scheme(name) is not None:
+            raise UnsupportedModelError(
+                f"{name} is used otherwise than as the weight of a linear or an embedding.",
+                remedy="Keep it at 16 bits with a rule for its name.",
+            )
+        value = self.weights.floating(name)
+        return value if value.dtype == ir.DataType.FLOAT else self.graph.cast(value, torch.float32)
 
     def _placeholder(self, node: fx.Node) -> ir.Value:
         weight = self.weight_name(node)
         if weight is not None:
-            return self.weights.floating(weight)
+            return self._float_weight(weight)
         if node.name in self.captured.constants:
             array = self.captured.constants[node.name].detach().numpy()
             return self.graph.constant(np.ascontiguousarray(array), name=node.name)
