@@ -60,7 +60,7 @@ def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progres
         files=(MODEL_FILE, DATA_FILE),
         interface=_interface(store, signature, model, context_length),
         weights_digest=store.weights_digest,
-        weights=weights.locations,
+        weights=weights.placed(),
         notes=(PLAIN_NOTE,) if captured.plain else (),
     )
 

@@ -11,7 +11,7 @@ from torch import fx
 from edgeq.lower.onnx.graph import MICROSOFT
 from edgeq.lower.onnx.linears import LinearGroup
 from edgeq.lower.onnx.translator import Converter, Translator, tensor
-from edgeq.lower.onnx.weights import Matrix
+from edgeq.lower.onnx.weights import Matrix, rows_name
 
 aten = torch.ops.aten
 
@@ -137,7 +137,7 @@ def _quantized_embedding(t: Translator, name: str, ids: ir.Value) -> ir.Value:
     """The table reads the same bytes as a tied head: `[rows, groups, bytes]` seen as `[rows, groups * bytes]`."""
     matrix = t.weights.matrix((name,))
     rows, groups, width = (int(size) for size in matrix.codes.shape)  # type: ignore[union-attr]
-    table = t.weights.data.alias(f"{matrix.codes.name}.rows", matrix.codes, (rows, groups * width))
+    table = t.weights.data.alias(rows_name(str(matrix.codes.name)), matrix.codes, (rows, groups * width))
     inputs = [table, ids, matrix.scales] + ([] if matrix.zero_points is None else [matrix.zero_points])
     attributes = {"bits": matrix.scheme.bits, "block_size": matrix.block, "gather_axis": 0, "quantize_axis": 1}
     output = t.graph.op("GatherBlockQuantized", *inputs, attributes=attributes, domain=MICROSOFT)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
 from edgeq.core.artifact import WeightLocation
-from edgeq.core.packing import pack_groups, pack_rows
 from edgeq.core.scheme import Scheme
-from edgeq.core.tensor import QuantizedTensor
 from edgeq.lower.onnx.external_data import ExternalData
 from edgeq.store import QuantizedModel
 
@@ -47,7 +44,7 @@ class Weights:
     def scheme(self, name: str) -> Scheme | None:
         """The grid of a quantized weight, None for one that is stored as float."""
         stored = self.stored_name(name)
-        return self.store.scheme(stored) if self.store.is_quantized(stored) else None
+        return self.store.scheme(stored)
 
     def shape(self, name: str) -> tuple[int, int]:
         """`(outputs, inputs)`."""
@@ -76,6 +73,15 @@ class Weights:
 
         return self.data.reserve(key, ir.DataType.from_numpy(np.dtype(dtype)), shape, produce)
 
+    def placed(self) -> dict[str, WeightLocation]:
+        """Where each weight is, by an initializer that the graph uses: a table that is no head lives on as its rows."""
+        return {
+            name: location
+            if self.data.values[location.codes].uses()
+            else replace(location, codes=rows_name(location.codes))
+            for name, location in self.locations.items()
+        }
+
     def concatenated(self, names: tuple[str, ...]) -> ir.Value:
         """Float vectors end to end: the bias of fused linears."""
         if len(names) == 1:
@@ -98,32 +104,29 @@ class Weights:
         return self._matrices[stored]
 
     def _reserve_matrix(self, names: tuple[str, ...]) -> Matrix:
-        scheme = self.store.scheme(names[0])
+        scheme = self.store.quantization(names[0])
         rows = [self.shape(name)[0] for name in names]
         outputs, inputs = sum(rows), self.shape(names[0])[1]
         block = kernel_block(scheme, inputs)
-        groups = -(-inputs // block)
+        groups, width = -(-inputs // block), block * scheme.bits // 8
         label = names[0] if len(names) == 1 else _common_label(names)
-        codes_shape = (outputs, groups, block * scheme.bits // 8)
-        zero_shape = (outputs, -(-groups * scheme.bits // 8))
 
-        def gather(part: Callable[[QuantizedTensor], npt.NDArray[np.generic]]) -> npt.NDArray[np.generic]:
-            parts = [part(self.store.quantized(name)) for name in names]
-            return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        def stacked(part: int) -> npt.NDArray[np.generic]:
+            parts = [self.store.packed(name)[part] for name in names]
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)  # type: ignore[arg-type,return-value]
 
         codes = self.data.reserve(
             f"{label}.codes",
             ir.DataType.UINT8,
-            codes_shape,
-            lambda: gather(lambda t: pack_groups(t.codes, scheme.bits, block)),
+            (outputs, groups, width),
+            lambda: _padded(stacked(0), groups * width),
         )
-        scales = self.data.reserve(
-            f"{label}.scales", ir.DataType.FLOAT, (outputs, groups), lambda: gather(lambda t: t.scales)
-        )
+        scales = self.data.reserve(f"{label}.scales", ir.DataType.FLOAT, (outputs, groups), lambda: stacked(1))
         zero_points = None
         if not scheme.symmetric:
+            zero_shape = (outputs, -(-groups * scheme.bits // 8))
             zero_points = self.data.reserve(
-                f"{label}.zero_points", ir.DataType.UINT8, zero_shape, lambda: gather(lambda t: _packed_zeros(t))
+                f"{label}.zero_points", ir.DataType.UINT8, zero_shape, lambda: stacked(2)
             )
         matrix = Matrix(
             scheme=scheme,
@@ -141,16 +144,21 @@ class Weights:
         return matrix
 
 
+def _padded(packed: npt.NDArray[np.generic], width: int) -> npt.NDArray[np.generic]:
+    """Rows of bytes up to `width`: a short last group is filled with zero codes."""
+    return packed if packed.shape[1] == width else np.pad(packed, ((0, 0), (0, width - packed.shape[1])))
+
+
+def rows_name(codes: str) -> str:
+    """The name of the same codes as plain rows, for an embedding."""
+    return f"{codes}.rows"
+
+
 def kernel_block(scheme: Scheme, inputs: int) -> int:
     """The kernel's block size: the group size, or for one scale per channel the power of two that spans the row."""
     if scheme.group_size is not None:
         return scheme.group_size
     return max(16, 1 << (inputs - 1).bit_length())
-
-
-def _packed_zeros(tensor: QuantizedTensor) -> npt.NDArray[np.uint8]:
-    assert tensor.zero_points is not None  # noqa: S101 - asked for only where the scheme is asymmetric
-    return pack_rows(tensor.zero_points, tensor.scheme.bits)
 
 
 def _location(matrix: Matrix, rows: tuple[int, int]) -> WeightLocation:

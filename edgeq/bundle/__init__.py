@@ -1,0 +1,1 @@
+"""Artifact to a directory that an app can ship: staged under a temporary name, sealed, then renamed into place."""

@@ -1,0 +1,126 @@
+"""Android: a folder that goes into the app's assets, two Kotlin files that use it, and a Gradle snippet."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from edgeq.bundle.manifest import Manifest
+from edgeq.bundle.text import fill, size_text
+from edgeq.core.artifact import Interface
+from edgeq.errors import InternalError
+
+_FED = {"input_ids", "attention_mask", "num_logits_to_keep", "token_type_ids"}
+_RUNTIME_BYTES = 64 * 2**20
+_BASE_MODULE_BYTES = 200 * 10**6
+
+
+def root(name: str) -> str:
+    """Where the files are in the bundle; the part from `assets` on is what an app's `src/main` takes."""
+    return f"assets/edgeq/{name}"
+
+
+def write(manifest: Manifest, directory: Path) -> None:
+    """Write `android/` into the staged bundle: README.md, build.gradle.kts, EdgeqBundle.kt and EdgeqModel.kt."""
+    _check_inputs(manifest.interface)
+    folder = directory / "android"
+    folder.mkdir()
+    texts = {
+        "EdgeqBundle.kt": _bundle_kotlin(manifest),
+        "EdgeqModel.kt": _model_kotlin(manifest),
+        "build.gradle.kts": fill("build.gradle.kts", {"RUNTIME_VERSION": manifest.runtime.version}),
+        "README.md": _readme(manifest),
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def required_bytes(manifest: Manifest) -> int:
+    """What the app asks the system for before it loads: the model's files once (kernels may copy weights into their own
+    layout), the key-value cache at full context in float32, and the runtime itself."""
+    return _model_bytes(manifest) + cache_bytes(manifest.interface) + _RUNTIME_BYTES
+
+
+def cache_bytes(interface: Interface) -> int:
+    """Bytes of the float32 key-value cache at the full context length; 0 for encoders."""
+    per_token = sum(2 * 4 * heads * size for heads, size in interface.cache)
+    return per_token * interface.context_length
+
+
+def _check_inputs(interface: Interface) -> None:
+    other = {name for name in interface.inputs if not name.startswith("past_key_values.")} - _FED
+    if interface.task == "text-generation" and not interface.cache:
+        raise InternalError("The Kotlin sample needs a key-value cache.", remedy="Report this: teach templates/*.kt.")
+    if other:
+        raise InternalError(
+            f"The Kotlin sample does not feed the inputs {sorted(other)}.", remedy="Report this: teach templates/*.kt."
+        )
+
+
+def _model_bytes(manifest: Manifest) -> int:
+    return sum(entry.bytes for entry in manifest.files if entry.path.startswith(f"{manifest.root}/model/"))
+
+
+def _bundle_kotlin(manifest: Manifest) -> str:
+    prefix = f"{manifest.root}/"
+    files = [entry for entry in manifest.files if entry.path.startswith(prefix)]
+    contents = hashlib.sha256("".join(f"{entry.path} {entry.sha256}\n" for entry in files).encode())
+    lines = [f'        "{entry.path.removeprefix(prefix)}" to {entry.bytes}L,' for entry in files]
+    return fill(
+        "EdgeqBundle.kt",
+        {
+            "NAME": manifest.name,
+            "VERSION": contents.hexdigest()[:16],
+            "ASSETS": manifest.root.removeprefix("assets/"),
+            "FILES": "\n".join(lines),
+            "REQUIRED_BYTES": f"{required_bytes(manifest)}L",
+            "REQUIRED_TEXT": size_text(required_bytes(manifest)),
+        },
+    )
+
+
+def _model_kotlin(manifest: Manifest) -> str:
+    interface = manifest.interface
+    values = {"MODEL": manifest.model.removeprefix(f"{manifest.root}/"), "THREADS": str(manifest.runtime.threads)}
+    if interface.task == "feature-extraction":
+        return fill("encoder.kt", {**values, "OUTPUT": interface.outputs[0]})
+    cache = ",\n".join(f"            longArrayOf({heads}, {size})" for heads, size in interface.cache)
+    ends = ", ".join(f"{token}L" for token in interface.end_of_text_ids)
+    return fill(
+        "generator.kt",
+        {
+            **values,
+            "VOCABULARY": str(interface.vocabulary),
+            "CONTEXT_LENGTH": str(interface.context_length),
+            "CACHE": cache,
+            "END_OF_TEXT": f"setOf({ends})" if ends else "emptySet<Long>()",
+        },
+    )
+
+
+def _readme(manifest: Manifest) -> str:
+    size = sum(entry.bytes for entry in manifest.files)
+    if size <= _BASE_MODULE_BYTES:
+        delivery = (
+            f"{size_text(size)} fit into the app's base module, which Play caps at 200 MB (500 MB in newer rules)."
+        )
+    else:
+        delivery = (
+            f"{size_text(size)} are more than the 200 MB that every version of Play's rules allows a base module: "
+            "deliver them as an asset pack or an AI pack."
+        )
+    generator = manifest.interface.task == "text-generation"
+    return fill(
+        "android.md",
+        {
+            "NAME": manifest.name,
+            "MODEL": manifest.model,
+            "RUNTIME_VERSION": manifest.runtime.version,
+            "DELIVERY": delivery,
+            "REQUIRED_TEXT": size_text(required_bytes(manifest)),
+            "LIMIT_TEXT": f"{manifest.profile.memory_limit_mib} MiB",
+            "USE": "val answer: LongArray = model.generate(promptIds, maxNewTokens = 64)"
+            if generator
+            else "val vector: FloatArray = model.encode(sentenceIds)",
+        },
+    )

@@ -1,0 +1,29 @@
+"""Edge: the whole bundle on a small Linux board, with a script that runs it and a service with the profile's limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgeq.bundle.manifest import Manifest
+from edgeq.bundle.text import fill, installed_version, template
+
+ROOT = "."
+_REQUIREMENTS = ("numpy", "onnxruntime", "tokenizers")
+
+
+def write(manifest: Manifest, directory: Path) -> None:
+    """Write `run.py`, `requirements.txt` and `edgeq.service` into the staged bundle."""
+    profile = manifest.profile
+    service = fill(
+        "edgeq.service",
+        {
+            "NAME": manifest.name,
+            "HIGH": f"{profile.memory_limit_mib - profile.memory_reserve_mib}M",
+            "MAX": f"{profile.memory_limit_mib}M",
+            "TARGET": manifest.target,
+        },
+    )
+    pinned = "".join(f"{package}=={installed_version(package)}\n" for package in _REQUIREMENTS)
+    (directory / "run.py").write_text(template("run.py"), encoding="utf-8")
+    (directory / "requirements.txt").write_text(pinned, encoding="utf-8")
+    (directory / "edgeq.service").write_text(service, encoding="utf-8")

@@ -1,0 +1,142 @@
+"""`golden/golden.json`: a few inputs with the outputs of the dequantized model, for the app's own smoke test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.core.model import Task
+from edgeq.core.records import to_plain
+from edgeq.errors import InternalError
+
+GOLDEN_SCHEMA = 1
+CASES = 4
+LONGEST = 32
+TOP = 5
+_LOGIT_TOLERANCE = {1: 0.02, 4: 0.3}
+_COSINE_TOLERANCE = {1: 1e-4, 4: 0.02}
+
+Floats = npt.NDArray[np.floating]
+Decode = Callable[[Sequence[int]], str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextToken:
+    """A prompt, and the most likely next tokens at its last position with their logits, best first."""
+
+    text: str
+    input_ids: tuple[int, ...]
+    top_ids: tuple[int, ...]
+    top_logits: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding:
+    """A text and its vector: the sentence embedding, or the first token's hidden state where nothing is pooled."""
+
+    text: str
+    input_ids: tuple[int, ...]
+    embedding: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """The contents of `golden.json`.
+
+    tolerance: for text-generation the largest |difference| of a listed logit, and the app's best token must be one of
+    `top_ids`; for feature-extraction the largest 1 - cosine. It allows for other kernels, not for other weights.
+    Without cases nothing was there to compare with, and a smoke test says so instead of passing.
+    """
+
+    schema: int = GOLDEN_SCHEMA
+    task: Task
+    tolerance: float
+    cases: tuple[NextToken | Embedding, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(to_plain(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def build_golden(
+    task: Task,
+    sequences: Sequence[Sequence[int]],
+    outputs: Sequence[Floats],
+    *,
+    decode: Decode,
+    accuracy_level: int,
+) -> Golden:
+    """Golden cases out of the dequantized reference.
+
+    outputs holds one array per sequence: logits `[tokens, vocabulary]`, an embedding `[dimension]`, or hidden states
+    `[tokens, dimension]`. accuracy_level is the target's and sets how far other kernels may differ.
+    Raises InternalError where there is nothing to choose from.
+    """
+    if not sequences or len(sequences) != len(outputs):
+        raise InternalError("The reference run left no outputs for the golden file.", remedy="Report this.")
+    if task == "text-generation":
+        return _next_tokens(sequences, outputs, decode, accuracy_level)
+    return _embeddings(sequences, outputs, decode, accuracy_level)
+
+
+def text_decoder(tokenizer: Path | None) -> Decode:
+    """Token ids to text with a `tokenizer.json`; without one every text is empty."""
+    if tokenizer is None or not tokenizer.is_file():
+        return lambda ids: ""
+    from tokenizers import Tokenizer
+
+    loaded = Tokenizer.from_file(str(tokenizer))
+    return lambda ids: str(loaded.decode(list(ids), skip_special_tokens=True))
+
+
+def _next_tokens(
+    sequences: Sequence[Sequence[int]], outputs: Sequence[Floats], decode: Decode, accuracy_level: int
+) -> Golden:
+    cases, spreads = [], []
+    for index, chosen in enumerate(_spread(len(sequences))):
+        # A causal model's logits at position n depend on the first n tokens alone: prefixes are cases of their own.
+        length = min(len(sequences[chosen]), LONGEST * (index + 1) // CASES)
+        logits = np.asarray(outputs[chosen][length - 1], dtype=np.float64)
+        top = np.argsort(-logits, kind="stable")[:TOP]
+        ids = tuple(int(token) for token in sequences[chosen][:length])
+        spreads.append(float(logits.std()))
+        cases.append(
+            NextToken(
+                text=decode(ids),
+                input_ids=ids,
+                top_ids=tuple(int(token) for token in top),
+                top_logits=tuple(_short(logits[token]) for token in top),
+            )
+        )
+    tolerance = _short(_LOGIT_TOLERANCE[accuracy_level] * float(np.mean(spreads)))
+    return Golden(task="text-generation", tolerance=tolerance, cases=tuple(cases))
+
+
+def _embeddings(
+    sequences: Sequence[Sequence[int]], outputs: Sequence[Floats], decode: Decode, accuracy_level: int
+) -> Golden:
+    shortest_first = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+    fitting = [index for index in range(len(sequences)) if len(sequences[index]) <= LONGEST] or shortest_first[:CASES]
+    cases = []
+    for position in _spread(len(fitting)):
+        chosen = fitting[position]
+        output = np.asarray(outputs[chosen], dtype=np.float64)
+        vector = output if output.ndim == 1 else output[0]
+        ids = tuple(int(token) for token in sequences[chosen])
+        cases.append(Embedding(text=decode(ids), input_ids=ids, embedding=tuple(_short(value) for value in vector)))
+    return Golden(task="feature-extraction", tolerance=_COSINE_TOLERANCE[accuracy_level], cases=tuple(cases))
+
+
+def _spread(count: int) -> list[int]:
+    """Up to CASES indices, evenly over `count`, each once."""
+    wanted = min(CASES, count)
+    return [index * count // wanted for index in range(wanted)]
+
+
+def _short(value: float) -> float:
+    """Six significant digits: enough for a smoke test, and the same on machines that round the last bit otherwise."""
+    return float(f"{float(value):.6g}")

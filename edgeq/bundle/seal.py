@@ -1,0 +1,56 @@
+"""Seal: reports and README into the staged bundle, `edgeq.json` last, all of it flushed, then one rename into place."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+from edgeq.bundle.manifest import MANIFEST, REPORT_FILES, ReportEntry, bundle_files, file_entry, manifest_bytes
+from edgeq.bundle.readme import readme
+from edgeq.bundle.stage import StagedBundle, discard
+from edgeq.core.report import Report
+from edgeq.errors import InternalError
+from edgeq.files import output_errors, publish_directory, sync_directory
+
+
+def seal(staged: StagedBundle, report: Report, *, report_json: str, report_md: str) -> Path:
+    """Finish the bundle and return where it is. The two texts are `report` as `edgeq.reports` renders it.
+
+    Files that validation put into the staged directory become part of the bundle. Raises OutputError; the staged
+    directory is removed then, and a bundle that was there before stays.
+    """
+    try:
+        if report.weights.digest != staged.manifest.weights_digest:
+            raise InternalError("The report is about other weights than the bundle.", remedy="Report this.")
+        verdict = report.verdict
+        manifest = dataclasses.replace(staged.manifest, report=ReportEntry(verdict=verdict, files=()))
+        texts = {**dict(zip(REPORT_FILES, (report_json, report_md), strict=True)), "README.md": readme(manifest)}
+        with output_errors(staged.final):
+            for name, text in texts.items():
+                (staged.directory / name).write_text(text, encoding="utf-8")
+            found = list(bundle_files(staged.directory))
+            if MANIFEST in found:
+                raise InternalError(f"{staged.directory} is sealed already.", remedy="Report this.")
+            manifest = dataclasses.replace(
+                manifest,
+                files=tuple(file_entry(staged.directory, path) for path in found if path not in REPORT_FILES),
+                report=ReportEntry(
+                    verdict=verdict, files=tuple(file_entry(staged.directory, path) for path in REPORT_FILES)
+                ),
+            )
+            (staged.directory / MANIFEST).write_bytes(manifest_bytes(manifest))
+            _flush(staged.directory)
+        publish_directory(staged.directory, staged.final, force=staged.force)
+    finally:
+        discard(staged)
+    return staged.final
+
+
+def _flush(directory: Path) -> None:
+    """Force every file and folder to the disk, so that the rename never survives a power cut without them."""
+    for parent, _, names in os.walk(directory, topdown=False):
+        for name in names:
+            with (Path(parent) / name).open("rb") as stream:
+                os.fsync(stream.fileno())
+        sync_directory(Path(parent))

@@ -1,0 +1,48 @@
+"""The flags, one annotation each, so that verbs share the wording of what they share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from edgeq.cli.settings import as_task
+from edgeq.cli.values import parse_size
+
+Model = Annotated[
+    str | None,
+    Argument(help="Directory or hub id. Default: the settings' model, else the embedded demo.", show_default=False),
+]
+Bundle = Annotated[Path, Argument(help="What `edgeq export` wrote.", show_default=False)]
+Target = Annotated[str | None, Option(help="Device profile. Default: android.", metavar="NAME|FILE.toml")]
+Bits = Annotated[int | None, Option(help="Bits of the linears' weights. Default: 4.", metavar="4|8|16")]
+Method = Annotated[str | None, Option(help="How to quantize. Default: auto.", metavar="auto|NAME")]
+GroupSize = Annotated[int | None, Option(help="Inputs that share a scale.", metavar="N")]
+Symmetric = Annotated[bool | None, Option("--symmetric/--asymmetric", help="Without or with zero points.")]
+EmbeddingBits = Annotated[int | None, Option(help="Bits of embeddings and the head.", metavar="4|8|16")]
+TaskName = Annotated[
+    Any, Option("--task", parser=as_task, help="Where the checkpoint does not say it.", metavar="TASK")
+]
+AccuracyLevel = Annotated[
+    int | None, Option(help="Activations: 1 float32, 4 int8. Default: the target's.", metavar="1|4")
+]
+FormatName = Annotated[str | None, Option("--format", help="Default: the target's first.", metavar="NAME")]
+MaxMemory = Annotated[Any, Option(parser=parse_size, help="Gate: peak memory. Default: the target's.", metavar="SIZE")]
+MaxSize = Annotated[Any, Option(parser=parse_size, help="Gate: bundle size. Default: the target's.", metavar="SIZE")]
+MaxDrift = Annotated[
+    float | None,
+    Option(help="Gate: mean KL divergence in nats per token; encoders: 1 - mean cosine.", metavar="X"),
+]
+Evaluation = Annotated[Path | None, Option(help="UTF-8 text to measure drift on. Default: built in.", metavar="FILE")]
+MemoryLimit = Annotated[
+    Any, Option(parser=parse_size, help="Run under this limit. Default: the target's.", metavar="SIZE")
+]
+Output = Annotated[Path, Option(help="Directory to create.", metavar="DIR")]
+OutputOrName = Annotated[
+    Path | None,
+    Option("--output", help="Directory to create. Default: ./MODEL-TARGET-BITSbit", metavar="DIR"),
+]
+NoValidate = Annotated[bool, Option("--no-validate", help="Do not run the bundle: no verdict.")]
+Force = Annotated[bool, Option("--force", help="Replace an existing output.")]
+Json = Annotated[bool, Option("--json", help="Print JSON, and nothing else, on stdout.")]

@@ -1,0 +1,109 @@
+"""Settings of the working directory: `edgeq.toml`, or `[tool.edgeq]` in pyproject.toml; a flag overrides its key."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import cast, get_args
+
+from edgeq.cli.values import one_of, parse_size
+from edgeq.core.model import Task
+from edgeq.errors import UsageError
+
+SETTINGS_FILE = "edgeq.toml"
+PROJECT_FILE = "pyproject.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What `edgeq export` is asked for; each name is also a flag and a key in TOML.
+
+    Sizes are bytes (in TOML a number, or text such as "2GB"). None means the default for these bits, model and target.
+    """
+
+    model: str | None = None
+    target: str = "android"
+    bits: int = 4
+    method: str = "auto"
+    group_size: int | None = None
+    symmetric: bool | None = None
+    embedding_bits: int | None = None
+    format: str | None = None
+    task: Task | None = None
+    accuracy_level: int | None = None
+    evaluation: Path | None = None
+    max_memory: int | None = None
+    max_drift: float | None = None
+    max_size: int | None = None
+    output: Path | None = None
+
+
+KEYS = tuple(field.name for field in fields(Settings))
+
+
+def as_task(text: str) -> Task:
+    """A task's name, checked. Raises UnknownNameError."""
+    return cast("Task", one_of(text, get_args(Task), option="task"))
+
+
+_READ_TEXT: dict[str, Callable[[str], object]] = {
+    "task": as_task,
+    "max_memory": parse_size,
+    "max_size": parse_size,
+    "evaluation": Path,
+    "output": Path,
+}
+_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("model", "target", "method", "format"), (str,)),
+    **dict.fromkeys(("bits", "group_size", "embedding_bits", "accuracy_level", "max_memory", "max_size"), (int,)),
+    "symmetric": (bool,),
+    "max_drift": (int, float),
+    **dict.fromkeys(("task", "evaluation", "output"), ()),
+}
+
+
+def read_settings(directory: Path) -> Settings:
+    """The settings of `directory`, or the defaults where it has none. Raises UsageError, UnknownNameError."""
+    path, table = _table(directory)
+    values = {one_of(key, KEYS, option=path.name): _value(path, key, value) for key, value in table.items()}
+    return replace(Settings(), **values)  # type: ignore[arg-type]  # checked key by key in _value
+
+
+def override(settings: Settings, flags: dict[str, object]) -> Settings:
+    """The settings with every flag that was given (is not None) in place of its key."""
+    return replace(settings, **{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
+
+
+def _table(directory: Path) -> tuple[Path, dict[str, object]]:
+    path = directory / SETTINGS_FILE
+    if path.is_file():
+        return path, _read(path)
+    path = directory / PROJECT_FILE
+    if not path.is_file():
+        return path, {}
+    tool = _read(path).get("tool")
+    table = tool.get("edgeq", {}) if isinstance(tool, dict) else {}
+    if not isinstance(table, dict):
+        raise UsageError(f"tool.edgeq in {path.name} is not a table.", remedy="Write it as [tool.edgeq].")
+    return path, table
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path.name} cannot be read: {error}.", remedy="Correct it, or move it away.") from error
+
+
+def _value(path: Path, key: str, value: object) -> object:
+    """One TOML value as its field's type."""
+    if isinstance(value, str) and key in _READ_TEXT:
+        return _READ_TEXT[key](value)
+    # The exact type, as True is an integer to isinstance.
+    if type(value) not in _TYPES[key]:
+        raise UsageError(
+            f"{path.name} gives {key} the value {value!r}.", remedy="`edgeq export --help` says what it takes."
+        )
+    return value

@@ -1,0 +1,54 @@
+"""`edgeq run`: a bundle's continuation of a text, or the similarities that it sees between sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeq.cli import show
+from edgeq.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeq.runtimes.onnxruntime import Encoder, TextGenerator
+
+PROMPT = "The history of the city"
+SENTENCES = (
+    "A man is playing a guitar on the street.",
+    "Someone makes music outdoors.",
+    "The bank raised its interest rates again.",
+    "Borrowing money has become more expensive.",
+)
+
+
+def try_bundle(bundle: Path, *, prompts: Sequence[str], max_new_tokens: int) -> None:
+    """Open the bundle and print what it does with the prompts, or with built-in ones. Raises UsageError."""
+    import edgeq
+    from edgeq.runtimes.onnxruntime import TextGenerator
+
+    model = edgeq.load(bundle)
+    if isinstance(model, TextGenerator):
+        _continue(model, prompts or (PROMPT,), max_new_tokens)
+    else:
+        _compare(model, prompts or SENTENCES)
+
+
+def _continue(model: TextGenerator, prompts: Sequence[str], max_new_tokens: int) -> None:
+    if len(prompts) > 1:
+        raise UsageError("A language model continues one text.", remedy="Give --prompt once.")
+    show.piece(prompts[0])
+    for text in model.stream(prompts[0], max_new_tokens=max_new_tokens):
+        show.piece(text)
+    show.line("")
+
+
+def _compare(model: Encoder, sentences: Sequence[str]) -> None:
+    """A table of cosines: one row per sentence, one column per sentence that it is compared with."""
+    import numpy as np
+
+    if len(sentences) < 2:
+        sentences = (*sentences, *SENTENCES)
+    embeddings = model.encode(list(sentences))
+    embeddings = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    for index, row in enumerate(embeddings @ embeddings.T, start=1):
+        show.line(f"{index:>2} {' '.join(f'{cosine:6.3f}' for cosine in row)}  {sentences[index - 1]}")

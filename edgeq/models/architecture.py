@@ -1,0 +1,212 @@
+"""The torch module of a directory, for whatever architecture transformers knows: no list of ours, no remote code."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeq.core.model import Task
+from edgeq.errors import CorruptInputError, SourceNotFoundError, UnsafeInputError, UnsupportedModelError
+from edgeq.models.checkpoint import inside, read_json
+from edgeq.models.sentence_modules import MODULES_FILE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+CONFIG_FILE = "config.json"
+
+
+def read_config(directory: Path) -> PreTrainedConfig:
+    """The model's configuration as transformers' own class.
+
+    Raises SourceNotFoundError without a config.json, UnsafeInputError where only remote code could run it,
+    UnsupportedModelError for what edgeq cannot start from, CorruptInputError for values that make no model.
+    """
+    if not (directory / CONFIG_FILE).is_file():
+        raise SourceNotFoundError(
+            f"{directory} has no {CONFIG_FILE}.", remedy="Name a directory in Hugging Face's layout, or a hub id."
+        )
+    raw = read_json(inside(directory, CONFIG_FILE))
+    _refuse_unusable(directory, raw)
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    model_type = raw.get("model_type")
+    if model_type not in CONFIG_MAPPING:
+        if "auto_map" in raw:
+            raise UnsafeInputError(
+                f"{directory} can only run with the Python code that comes with it.",
+                remedy="edgeq never runs code from a model: use one that transformers has built in.",
+            )
+        raise UnsupportedModelError(
+            f"transformers does not know the model type {model_type!r}.",
+            remedy="Check config.json, or update transformers.",
+        )
+    try:
+        config: PreTrainedConfig = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise CorruptInputError(
+            f"{CONFIG_FILE} makes no {model_type} configuration ({_first_line(error)}).",
+            remedy="Correct or replace it.",
+        ) from error
+    return config
+
+
+def _refuse_unusable(directory: Path, raw: dict[str, Any]) -> None:
+    if raw.get("quantization_config"):
+        method = raw["quantization_config"].get("quant_method", "an unnamed method")
+        raise UnsupportedModelError(
+            f"{directory} is already quantized ({method}).", remedy="Start from the float checkpoint of the same model."
+        )
+    if (directory / "adapter_config.json").exists():
+        raise UnsupportedModelError(
+            f"{directory} holds an adapter beside its model.", remedy="Merge it first: peft's merge_and_unload."
+        )
+    kernels = [raw.get(key) for key in ("attn_implementation", "_attn_implementation")]
+    if any("/" in str(kernel) for kernel in kernels) or "transformers_weights" in raw:
+        raise UnsafeInputError(
+            f"{CONFIG_FILE} asks for code or weights from elsewhere.",
+            remedy="Delete attn_implementation and transformers_weights from it.",
+        )
+
+
+def detect_task(directory: Path) -> Task:
+    """What the checkpoint was made for: modules.json or an encoder gives feature-extraction, a causal language model
+    text-generation. Raises UnsupportedModelError for every other architecture."""
+    config = read_config(directory)
+    if (directory / MODULES_FILE).exists():
+        return "feature-extraction"
+    from transformers.models.auto import modeling_auto
+
+    architecture = next(iter(config.architectures or ()), None)
+    if architecture is None:
+        raise UnsupportedModelError(
+            f"{CONFIG_FILE} names no architecture.", remedy='Add one, such as "architectures": ["LlamaForCausalLM"].'
+        )
+    if architecture in _class_names(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+        return "text-generation"
+    encoders = _class_names(modeling_auto.MODEL_MAPPING_NAMES) | _class_names(
+        modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+    )
+    if architecture in encoders | _class_names(modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES):
+        return "feature-extraction"
+    raise UnsupportedModelError(
+        f"{architecture} is neither a causal language model nor a text encoder.",
+        remedy="edgeq exports text-generation and feature-extraction models.",
+    )
+
+
+def _class_names(mapping: Mapping[str, str | Sequence[str]]) -> set[str]:
+    """The class names in one of transformers' auto mappings, whose values are names or tuples of names."""
+    return {name for value in mapping.values() for name in ((value,) if isinstance(value, str) else value)}
+
+
+def build_module(
+    directory: Path, task: Task, *, device: str = "meta", attn_implementation: str | None = None
+) -> PreTrainedModel:
+    """The module in evaluation mode, float32, with no weights from the checkpoint in it.
+
+    On the device "meta" nothing is allocated, buffers included. An encoder is built without the pooler that only
+    pre-training used. `attn_implementation` None leaves the choice to transformers.
+    Raises what `read_config` raises, and UnsupportedModelError where the configuration has no class for the task.
+    """
+    import torch
+
+    config = read_config(directory)
+    model_class = _model_class(config, task)
+    options: dict[str, Any] = {"dtype": torch.float32, **construction_options(model_class)}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
+    try:
+        with torch.device(device):
+            module: PreTrainedModel = model_class._from_config(config, **options)  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise UnsupportedModelError(
+            f"transformers cannot build {model_class.__name__} ({_first_line(error)}).", remedy="Check config.json."
+        ) from error
+    if module.main_input_name != "input_ids":
+        raise UnsupportedModelError(
+            f"{model_class.__name__} takes {module.main_input_name}, not text.", remedy="Use a text model."
+        )
+    module.requires_grad_(False)
+    module.train(False)
+    return module
+
+
+def load_module(directory: Path, task: Task, *, dtype: str) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """transformers' own loading of the whole checkpoint, without network and remote code.
+
+    `dtype` is "float32", or "auto" for the checkpoint's own. Returns the module and the names that it found no
+    weights for. Raises CorruptInputError where transformers refuses the files.
+    """
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    config = read_config(directory)
+    model_class = _model_class(config, task)
+    try:
+        loaded: Any = model_class.from_pretrained(
+            directory,
+            config=config,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+            **construction_options(model_class),
+        )
+    except Exception as error:
+        raise CorruptInputError(
+            f"transformers cannot load {directory} ({_first_line(error)}).", remedy="Copy or download the model again."
+        ) from error
+    module, report = loaded
+    return module.eval(), tuple(sorted(report["missing_keys"]))
+
+
+def construction_options(model_class: type[PreTrainedModel]) -> dict[str, Any]:
+    """Leaves out the pooler, whose output no task here reads; sentence-transformers models often ship it untrained."""
+    accepted = inspect.signature(model_class.__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
+
+
+def _model_class(config: PreTrainedConfig, task: Task) -> type[PreTrainedModel]:
+    from transformers.models.auto import modeling_auto
+    from transformers.models.auto.auto_factory import _get_model_class
+
+    # the mapping for text encoding gives T5's encoder alone; for most types it is the base model
+    encodes_text = type(config) in modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING
+    if config.is_encoder_decoder and (task == "text-generation" or not encodes_text):
+        raise UnsupportedModelError(
+            f"{config.model_type} is an encoder with a decoder.", remedy="Use a decoder-only or an encoder-only model."
+        )
+    if task == "text-generation":
+        mapping = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING
+    elif encodes_text:
+        mapping = modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING
+    else:
+        mapping = modeling_auto.MODEL_MAPPING
+    if type(config) not in mapping:
+        raise UnsupportedModelError(
+            f"transformers has no {task} model of type {config.model_type!r}.", remedy="Choose another model or task."
+        )
+    if task == "feature-extraction":
+        config.use_cache = False
+    model_class: type[PreTrainedModel] = _get_model_class(config, mapping)  # type: ignore[no-untyped-call]
+    return model_class
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """The longest sequence that the configuration announces, in tokens."""
+    text = config.get_text_config()
+    for key in ("max_position_embeddings", "max_sequence_length", "max_seq_len", "seq_length"):
+        value = getattr(text, key, None)
+        if isinstance(value, int) and value > 0:
+            return value
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

@@ -1,0 +1,180 @@
+"""The float model and the dequantized model in torch, one after the other, in a process of their own.
+
+Run as `python -m edgeq.models.reference REQUEST.json`, so that their memory goes back to the system.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeq.core.model import Task
+from edgeq.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_INTERNAL,
+    EXIT_USAGE,
+    CorruptInputError,
+    EdgeqError,
+    InternalError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgeq.store import QuantizedModel
+
+FLOAT, DEQUANTIZED = "float", "dequantized"
+INPUTS_FILE = "inputs.json"
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin while they wait make a busy machine ten times slower
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceRequest:
+    """What the child is to do; paths are absolute, `store` None asks for the float pass alone."""
+
+    source: str
+    store: str | None
+    task: Task
+    sequences: tuple[tuple[int, ...], ...]
+    output: str
+
+
+def run_reference(
+    *, source: Path, store: Path | None, task: Task, sequences: Iterable[tuple[int, ...]], output: Path
+) -> None:
+    """Write `inputs.json`, `float/0000.npy` ... and, with a store, `dequantized/0000.npy` ... into `output`.
+
+    Each array is float32: logits `[tokens, vocabulary]`, or the pooled and normalised embedding `[dimension]`
+    (`[tokens, dimension]` without pooling). Raises what went wrong in the child, with its last line as the message.
+    """
+    request = ReferenceRequest(
+        source=str(source.resolve()),
+        store=None if store is None else str(store.resolve()),
+        task=task,
+        sequences=tuple(sequences),
+        output=str(output.resolve()),
+    )
+    package = str(Path(__file__).parents[2])
+    search_path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "request.json"
+        path.write_text(json.dumps(asdict(request)))
+        child = subprocess.run(
+            [sys.executable, "-m", "edgeq.models.reference", str(path)],
+            env={**PATIENT, **os.environ, **OFFLINE, "PYTHONPATH": search_path},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    if child.returncode != 0:
+        raise _child_error(child.returncode, child.stderr)
+
+
+def _child_error(code: int, stderr: str) -> EdgeqError:
+    lines = [line for line in stderr.splitlines() if line.strip()]
+    last = lines[-1].strip() if lines else "it said nothing"
+    if code < 0:
+        return InternalError(
+            f"The float reference was killed by signal {-code}.",
+            remedy="If memory ran out, free some, or export with --no-validate.",
+        )
+    if code in (EXIT_USAGE, EXIT_BAD_INPUT) and "\t" in last:
+        what, remedy = last.split("\t", 1)
+        return (UsageError if code == EXIT_USAGE else CorruptInputError)(what, remedy=remedy)
+    return InternalError(f"The float reference failed: {last}", remedy="Report this with the name of the model.")
+
+
+def compute(request: ReferenceRequest) -> None:
+    """Both passes in this process. One model is in memory: the dequantized weights replace the float ones in place."""
+    import torch
+
+    from edgeq.models.architecture import load_module
+
+    source, output = Path(request.source), Path(request.output)
+    model, missing = load_module(source, request.task, dtype="float32")
+    if missing:
+        raise CorruptInputError(f"{source} lacks {missing[0]}.", remedy="Copy or download the model again.")
+    output.mkdir(parents=True, exist_ok=True)
+    inputs = {"task": request.task, "sequences": request.sequences}
+    (output / INPUTS_FILE).write_text(json.dumps(inputs))
+    with torch.inference_mode():
+        _forward_all(model, request, output / FLOAT)
+        if request.store is not None:
+            from edgeq.store import QuantizedModel
+
+            _replace_weights(model, QuantizedModel.open(Path(request.store)))
+            _forward_all(model, request, output / DEQUANTIZED)
+
+
+def _replace_weights(model: torch.nn.Module, store: QuantizedModel) -> None:
+    """Overwrite every weight by the store's value. Raises CorruptInputError where names or shapes disagree."""
+    import torch
+
+    targets: dict[str, torch.Tensor] = {**dict(model.named_buffers()), **dict(model.named_parameters())}
+    names = set(store.names())
+    uncovered = sorted(name for name, _ in model.named_parameters() if name not in names)
+    unknown = sorted(names - set(targets))
+    if uncovered or unknown:
+        raise CorruptInputError(
+            f"The store and the model disagree about {(uncovered + unknown)[0]}.", remedy="Quantize the model again."
+        )
+    for name in sorted(names):
+        values = store.dequantized(name) if store.is_quantized(name) else store.floating(name)
+        if tuple(values.shape) != tuple(targets[name].shape):
+            raise CorruptInputError(f"{name} has the wrong shape in the store.", remedy="Quantize the model again.")
+        targets[name].copy_(torch.from_numpy(np.array(values)))
+
+
+def _forward_all(model: torch.nn.Module, request: ReferenceRequest, directory: Path) -> None:
+    """One forward per sequence, with a mask of ones; `directory/0000.npy` and so on."""
+    import torch
+
+    from edgeq.models.pooling import SentenceEmbedding
+    from edgeq.models.sentence_modules import read_pooling
+
+    directory.mkdir(parents=True, exist_ok=True)
+    encoder = None
+    if request.task == "feature-extraction":
+        encoder = SentenceEmbedding(model, *read_pooling(Path(request.source)))
+    for index, sequence in enumerate(request.sequences):
+        input_ids = torch.tensor([sequence], dtype=torch.int64)
+        mask = torch.ones_like(input_ids)
+        if encoder is None:
+            result = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits[0]
+        else:
+            result = encoder(input_ids, mask)[0]
+        np.save(directory / f"{index:04d}.npy", result.numpy())
+
+
+def main() -> int:
+    """The child: exit code 0, or the error's own code with `what <tab> remedy` as the last line on stderr."""
+    data = json.loads(Path(sys.argv[1]).read_text())
+    data["sequences"] = tuple(tuple(sequence) for sequence in data["sequences"])
+    try:
+        compute(ReferenceRequest(**data))
+    except EdgeqError as error:
+        what = " ".join(error.what.split())
+        sys.stderr.write(f"\n{what}\t{error.remedy}\n")
+        return error.exit_code
+    except MemoryError:
+        sys.stderr.write("\nit ran out of memory\n")
+        return EXIT_INTERNAL
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

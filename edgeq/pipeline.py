@@ -1,0 +1,367 @@
+"""The pipeline on one screen, and the verbs that run parts of it.
+
+    load -> allocate -> quantize -> lower -> stage -> validate -> seal
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import get_args
+
+from edgeq import summary
+from edgeq.bundle.golden import Golden, build_golden, text_decoder
+from edgeq.bundle.manifest import read_manifest
+from edgeq.bundle.seal import seal
+from edgeq.bundle.stage import bundle_name, check_output, stage
+from edgeq.core.model import Task
+from edgeq.core.recipe import Recipe
+from edgeq.core.records import to_plain
+from edgeq.core.report import Report, Verdict
+from edgeq.core.scheme import FLOAT_BITS, QUANTIZED_BITS
+from edgeq.core.target import Format, TargetProfile
+from edgeq.errors import OutputError, RuntimeUnavailableError, SourceNotFoundError, UnknownNameError, UsageError
+from edgeq.files import output_errors
+from edgeq.lower import lower as lower_to
+from edgeq.models.demo_model import DEMO_NAME
+from edgeq.models.evaluation import TOKENIZER_FILE, evaluation_inputs
+from edgeq.models.reference import run_reference
+from edgeq.models.source import SourceModel, load
+from edgeq.profiles import load_profile
+from edgeq.progress import Progress, SilentProgress
+from edgeq.quantize import allocate
+from edgeq.quantize import quantize as quantize_into
+from edgeq.reports.json import read_report, report_to_json
+from edgeq.reports.markdown import report_to_markdown
+from edgeq.store import QuantizedModel
+from edgeq.validate import validate_bundle
+from edgeq.validate.gates import Criteria
+from edgeq.validate.reference_set import ReferenceSet
+
+DEFAULT_TARGET = "android"
+ACCURACY_LEVELS = (1, 4)
+VALIDATION = "validation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One export, resolved: what the flags and the profile come to."""
+
+    recipe: Recipe
+    target: TargetProfile
+    format: Format
+    output: Path
+    max_memory: int | None
+    max_drift: float | None
+    max_size: int | None
+    evaluation: Path | None
+    validate: bool
+    force: bool
+
+
+def build(model: SourceModel, job: Job, progress: Progress) -> Report:
+    """From a model to a sealed bundle at `job.output`, whatever its verdict."""
+    with _workplace(job.output) as work:
+        plan = allocate(model, job.recipe, job.target)
+        progress.stage("quantizing")
+        store = quantize_into(model, plan, work / "store", progress=progress.advance)
+        return _bundle(store, model, job, work, progress)
+
+
+def _bundle(store: QuantizedModel, model: SourceModel | None, job: Job, work: Path, progress: Progress) -> Report:
+    """The second half of the pipeline: from a store to a sealed bundle."""
+    artifact = lower_to(store, job.target, job.format, _empty(work / "artifact"), progress)
+    references = _references(store, model, job, work / "reference", progress)
+    golden = _golden(store, references, job.target)
+    notes = (*(() if model is None else model.notes), *artifact.notes)
+    with stage(artifact, store, job.target, golden, job.output, force=job.force) as staged:
+        if references is None:
+            measurement = summary.not_measured("validation was not asked for", staged.manifest)
+        else:
+            references.write_subset(staged.directory / VALIDATION)
+            measurement = validate_bundle(
+                staged.directory,
+                manifest=to_plain(staged.manifest),
+                criteria=_criteria(job, store),
+                reference=references.directory,
+                progress=progress,
+            )
+        report = summary.report_of(store, staged, job.target, measurement, notes)
+        seal(staged, report, report_json=report_to_json(report), report_md=report_to_markdown(report))
+    return report
+
+
+def export(
+    model: str | Path | None = None,
+    *,
+    target: str = DEFAULT_TARGET,
+    bits: int = 4,
+    method: str = "auto",
+    group_size: int | None = None,
+    symmetric: bool | None = None,
+    embedding_bits: int | None = None,
+    format: str | None = None,
+    task: Task | None = None,
+    accuracy_level: int | None = None,
+    max_memory: int | None = None,
+    max_drift: float | None = None,
+    max_size: int | None = None,
+    evaluation: Path | None = None,
+    output: Path | None = None,
+    validate: bool = True,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Quantize, lower, bundle and validate a model; the bundle is at `output` whatever the verdict.
+
+    model: a Hugging Face directory, a hub id, or None for the embedded demo. target: a profile's name or TOML file.
+    bits: 4, 8 or 16 for linears; embedding_bits for embeddings and head. accuracy_level: 4 computes with int8
+    activations, 1 with float32; the profile's by default. max_memory and max_size in bytes, max_drift in nats per
+    token (1 - cosine for encoders) replace the target's limits. evaluation: UTF-8 text to measure drift on.
+    Raises EdgeqError, each with its exit code and a remedy.
+    """
+    profile = _profile(target, accuracy_level)
+    recipe = _recipe(bits, method, group_size, symmetric, embedding_bits)
+    chosen_format = _format(format, profile)
+    if output is not None:
+        check_output(output.resolve(), force=force)
+    progress = progress or SilentProgress()
+    progress.stage("loading")
+    source = load(model, task=task)
+    output = output or Path(f"{bundle_name(source.info.source)}-{profile.name}-{bits}bit")
+    job = Job(
+        recipe=recipe,
+        target=profile,
+        format=chosen_format,
+        output=output.resolve(),
+        max_memory=max_memory,
+        max_drift=max_drift,
+        max_size=max_size,
+        evaluation=evaluation,
+        validate=validate,
+        force=force,
+    )
+    check_output(job.output, force=force)
+    return build(source, job, progress)
+
+
+def quantize(
+    model: str | Path | None = None,
+    *,
+    output: Path,
+    target: str = DEFAULT_TARGET,
+    bits: int = 4,
+    method: str = "auto",
+    group_size: int | None = None,
+    symmetric: bool | None = None,
+    embedding_bits: int | None = None,
+    task: Task | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> QuantizedModel:
+    """Write a store at `output`. A run that was killed is continued. Raises EdgeqError as `export` does."""
+    profile = load_profile(target)
+    recipe = _recipe(bits, method, group_size, symmetric, embedding_bits)
+    progress = progress or SilentProgress()
+    if (output / "store.json").exists() and not force:
+        raise OutputError(f"{output} holds a finished store.", remedy="Name another --output, or say --force.")
+    progress.stage("loading")
+    source = load(model, task=task)
+    plan = allocate(source, recipe, profile)
+    progress.stage("quantizing")
+    return quantize_into(source, plan, output, progress=progress.advance)
+
+
+def lower(
+    store: Path,
+    *,
+    target: str = DEFAULT_TARGET,
+    output: Path,
+    format: str | None = None,
+    validate: bool = True,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """From a store to a bundle. The float original must still be where the store's model came from to be compared.
+
+    Raises EdgeqError as `export` does.
+    """
+    profile = load_profile(target)
+    chosen_format = _format(format, profile)
+    output = output.resolve()
+    check_output(output, force=force)
+    quantized = QuantizedModel.open(store)
+    job = Job(
+        recipe=Recipe(),
+        target=profile,
+        format=chosen_format,
+        output=output,
+        max_memory=None,
+        max_drift=None,
+        max_size=None,
+        evaluation=None,
+        validate=validate,
+        force=force,
+    )
+    with _workplace(output) as work:
+        model = _original(quantized) if validate else None
+        return _bundle(quantized, model, job, work, progress or SilentProgress())
+
+
+def validate(
+    bundle: Path,
+    *,
+    memory_limit: int | None = None,
+    max_drift: float | None = None,
+    require: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Judge a bundle again, by its own reference, under `memory_limit` bytes or its target's.
+
+    require: a verdict of `not_validated` raises RuntimeUnavailableError instead of being returned.
+    Raises BadInputError where the bundle cannot be read.
+    """
+    manifest = read_manifest(bundle)
+    report = read_report(bundle / "report.json")
+    if not (bundle / VALIDATION).is_dir():
+        measurement = summary.not_measured("the bundle was exported without a reference", manifest)
+    else:
+        measurement = validate_bundle(
+            bundle,
+            criteria=Criteria(
+                bits=report.recipe.bits,
+                parameters=report.model.parameters,
+                accuracy_level=manifest.runtime.accuracy_level,
+                memory_limit_bytes=manifest.profile.memory_budget_bytes if memory_limit is None else memory_limit,
+                bundle_limit_bytes=_mib(manifest.profile.bundle_limit_mib),
+                max_drift=max_drift,
+            ),
+            progress=progress,
+        )
+    if require and measurement.verdict is Verdict.NOT_VALIDATED:
+        raise RuntimeUnavailableError(
+            f"{bundle} could not be validated: {measurement.reason}.", remedy="See `edgeq doctor` for what is missing."
+        )
+    return summary.remeasured(report, measurement)
+
+
+def _profile(target: str, accuracy_level: int | None) -> TargetProfile:
+    profile = load_profile(target)
+    if accuracy_level is None:
+        return profile
+    if accuracy_level not in ACCURACY_LEVELS:
+        raise UsageError(
+            f"There is no accuracy level {accuracy_level}.", remedy="Use 4 (int8 activations) or 1 (float32)."
+        )
+    return replace(profile, accuracy_level=accuracy_level)
+
+
+def _recipe(
+    bits: int, method: str, group_size: int | None, symmetric: bool | None, embedding_bits: int | None
+) -> Recipe:
+    for flag, value in (("bits", bits), ("embedding bits", embedding_bits)):
+        if value is not None and value not in (*QUANTIZED_BITS, FLOAT_BITS):
+            raise UsageError(f"{value} {flag} cannot be stored.", remedy="Use 4, 8 or 16.")
+    return Recipe(
+        bits=bits, method=method, group_size=group_size, symmetric=symmetric, embedding_bits=embedding_bits
+    )
+
+
+def _format(name: str | None, profile: TargetProfile) -> Format:
+    for format in profile.formats:
+        if name in (None, format):
+            return format
+    known = ", ".join(get_args(Format))
+    raise UnknownNameError(
+        f"{profile.name} takes no format {name!r}.", remedy=f"It takes {', '.join(profile.formats)}; edgeq has {known}."
+    )
+
+
+@contextmanager
+def _workplace(output: Path) -> Iterator[Path]:
+    """A directory beside the output for what is on the way. A killed run leaves it behind, and the next one goes on
+    with it; success and errors remove it."""
+    work = output.with_name(f".{output.name}.work")
+    with output_errors(output):
+        work.mkdir(parents=True, exist_ok=True)
+    try:
+        yield work
+    except Exception:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _empty(directory: Path) -> Path:
+    """`directory`, new: only the store is worth keeping from a killed run."""
+    shutil.rmtree(directory, ignore_errors=True)
+    with output_errors(directory):
+        directory.mkdir()
+    return directory
+
+
+def _original(store: QuantizedModel) -> SourceModel:
+    """The float model that a store was made from, for comparison."""
+    source = None if store.info.source == DEMO_NAME else store.info.source
+    try:
+        model = load(source, task=store.info.task)
+    except SourceNotFoundError as error:
+        raise SourceNotFoundError(
+            f"The store's original model is not at {store.info.source}, so there is nothing to compare with.",
+            remedy="Run from where it was quantized, or say --no-validate.",
+        ) from error
+    if model.info.revision != store.info.revision:
+        raise UsageError(
+            f"{store.info.source} has changed since the store was made.", remedy="Quantize it again."
+        )
+    return model
+
+
+def _references(
+    store: QuantizedModel, model: SourceModel | None, job: Job, directory: Path, progress: Progress
+) -> ReferenceSet | None:
+    """What the float and the dequantized model say in torch, or None where nobody asks."""
+    if model is None or not job.validate:
+        return None
+    progress.stage("computing references")
+    sequences = evaluation_inputs(model.directory, store.info, job.evaluation)
+    with output_errors(directory):
+        run_reference(
+            source=model.directory,
+            store=store.directory,
+            task=store.info.task,
+            sequences=sequences,
+            output=_empty(directory),
+        )
+    return ReferenceSet.open(directory)
+
+
+def _golden(store: QuantizedModel, references: ReferenceSet | None, target: TargetProfile) -> Golden:
+    """Cases for the app's own smoke test; none without references."""
+    if references is None:
+        return Golden(task=store.info.task, tolerance=0.0, cases=())
+    return build_golden(
+        references.task,
+        references.sequences,
+        [references.dequantized_values(index) for index in range(len(references.sequences))],
+        decode=text_decoder(store.source_directory / TOKENIZER_FILE),
+        accuracy_level=target.accuracy_level,
+    )
+
+
+def _criteria(job: Job, store: QuantizedModel) -> Criteria:
+    return Criteria(
+        bits=store.recipe.bits,
+        parameters=store.info.parameters,
+        accuracy_level=job.target.accuracy_level,
+        memory_limit_bytes=job.target.memory_budget_bytes if job.max_memory is None else job.max_memory,
+        bundle_limit_bytes=_mib(job.target.bundle_limit_mib) if job.max_size is None else job.max_size,
+        max_drift=job.max_drift,
+    )
+
+
+def _mib(size: int | None) -> int | None:
+    return None if size is None else size * 2**20

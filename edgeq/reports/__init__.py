@@ -1,0 +1,1 @@
+"""A report as a terminal summary, as JSON and as Markdown."""

@@ -1,0 +1,144 @@
+"""Numbers of a report as people read them; shared by the terminal summary and Markdown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeq.core.report import Drift, Gate, LanguageDrift, Report, SpeedSection, Verdict
+
+VERDICT_WORDS = {Verdict.PASSED: "passed", Verdict.FAILED: "failed", Verdict.NOT_VALIDATED: "not validated"}
+DRIFT_PARTS = (
+    ("quantization", "original against quantized weights"),
+    ("lowering", "quantized weights against the runtime"),
+    ("total", "original against the runtime"),
+)
+
+_LONGEST_TEXT = 24  # a digest is longer, and its beginning is enough
+
+
+@dataclass(frozen=True, kw_only=True)
+class DriftTable:
+    """Column headings, and one row per part: its name first, then its numbers."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def size(count: float) -> str:
+    """Bytes in binary units: 3.4 MiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024 or unit == "GiB":
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def number(value: float | str | None) -> str:
+    """Four significant digits, no exponent where one can do without; long texts are cut."""
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value if len(value) <= _LONGEST_TEXT else f"{value[:12]}.."
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+    return f"{value:.2e}"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.2f} %"
+
+
+def size_change(report: Report) -> str:
+    """Bytes of all weights before and after."""
+    weights = report.weights
+    ratio = weights.bytes / weights.float_bytes if weights.float_bytes else 0.0
+    return f"{size(weights.float_bytes)} at 16 bits -> {size(weights.bytes)} ({100 * ratio:.0f} %)"
+
+
+def recipe(report: Report) -> str:
+    """4 bits, group 32 ..., in words."""
+    recipe = report.recipe
+    group = "one scale per channel" if recipe.group_size is None else f"groups of {recipe.group_size}"
+    grid = "symmetric" if recipe.symmetric else "zero points"
+    return f"{recipe.method}, {recipe.bits} bits, {group}, {grid}; embeddings {recipe.embedding_bits} bits"
+
+
+def memory(report: Report) -> tuple[float | None, str]:
+    """Peak as a fraction of the limit, and the words beside it."""
+    section = report.memory
+    if section is None:
+        return None, "not measured"
+    fraction = section.peak_dirty_bytes / section.limit_bytes if section.limit_bytes else None
+    words = f"{size(section.peak_dirty_bytes)} of {size(section.limit_bytes)}"
+    if fraction is not None:
+        words += f" ({100 * fraction:.0f} %)"
+    if not section.survived:
+        words += ", killed at the limit"
+    return fraction, words
+
+
+def drift(report: Report) -> DriftTable | None:
+    """The three parts of the drift; None where nothing ran."""
+    section = report.drift
+    if section is None:
+        return None
+    parts = (("quantization", section.quantization), ("lowering", section.lowering), ("total", section.total))
+    if isinstance(section.total, LanguageDrift):
+        columns: tuple[str, ...] = ("drift", "KL mean", "KL 99.9 %", "KL max", "same top-1", "perplexity")
+    else:
+        columns = ("drift", "cosine mean", "cosine min", "rank corr.", "max |diff|")
+    return DriftTable(columns=columns, rows=tuple((name, *_drift_cells(part)) for name, part in parts))
+
+
+def _drift_cells(part: Drift) -> tuple[str, ...]:
+    if isinstance(part, LanguageDrift):
+        return (
+            number(part.kld_mean),
+            number(part.kld_p999),
+            number(part.kld_max),
+            percent(part.top1_agreement),
+            f"x {part.perplexity_ratio:.4f}",
+        )
+    return (
+        f"{part.cosine_mean:.5f}",
+        f"{part.cosine_min:.5f}",
+        f"{part.rank_correlation:.5f}",
+        number(part.max_abs),
+    )
+
+
+def drift_sample(report: Report) -> str:
+    """What the drift was measured on."""
+    if report.drift is None:
+        return ""
+    total = report.drift.total
+    if isinstance(total, LanguageDrift):
+        return (
+            f"KL divergence in nats per token over {total.tokens:,} tokens; "
+            f"perplexity {number(total.perplexity_float)} -> {number(total.perplexity)}"
+        )
+    return f"over {total.sentences:,} sentences"
+
+
+def speed(section: SpeedSection | None) -> str:
+    if section is None:
+        return "not measured"
+    parts = [f"load {section.load_seconds:.2f} s"]
+    if section.prefill_tokens_per_second is not None:
+        parts.append(f"prefill {section.prefill_tokens_per_second:,.0f} tokens/s")
+    if section.decode_tokens_per_second is not None:
+        parts.append(f"decode {section.decode_tokens_per_second:,.0f} tokens/s")
+    if section.latency_ms is not None:
+        parts.append(f"{number(section.latency_ms)} ms per sentence")
+    return ", ".join(parts)
+
+
+def gate_cells(gate: Gate) -> tuple[str, str, str]:
+    """Value, limit and verdict of a gate. A value whose name ends in `bytes` is shown as a size."""
+    return _gate_value(gate.name, gate.value), _gate_value(gate.name, gate.limit), VERDICT_WORDS[gate.verdict]
+
+
+def _gate_value(name: str, value: float | str | None) -> str:
+    if name.endswith("bytes") and isinstance(value, int | float):
+        return size(value)
+    return number(value)

@@ -1,0 +1,93 @@
+"""`report.md`: the report as Markdown; short enough for a pull request comment or a job summary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgeq.core.report import Report, Verdict
+from edgeq.reports import figures
+
+_MARKS = {Verdict.PASSED: "✅", Verdict.FAILED: "❌", Verdict.NOT_VALIDATED: "⚠️"}
+
+
+def report_to_markdown(report: Report) -> str:
+    """The whole report but the list of files; a few kilobytes."""
+    mark = f"{_MARKS[report.verdict]} {figures.VERDICT_WORDS[report.verdict]}"
+    reason = f": {report.reason}" if report.reason else ""
+    sections = [
+        f"# {_text(report.model.source)} for {_text(report.target)}",
+        f"**{mark}**{_text(reason)}",
+        _table(("", ""), _facts(report)),
+    ]
+    sections += _drift(report)
+    if report.gates:
+        rows = [
+            (f"`{gate.name}`", *figures.gate_cells(gate)[:2], f"{_MARKS[gate.verdict]} {_text(gate.reason)}".strip())
+            for gate in report.gates
+        ]
+        sections += ["## Gates", _table(("gate", "value", "limit", "verdict"), rows, right=(1, 2))]
+    if report.notes:
+        sections += ["## Notes", "\n".join(f"- {_text(note)}" for note in report.notes)]
+    environment = report.environment
+    sections.append(
+        f"edgeq {report.edgeq_version}, {environment.runtime} {environment.runtime_version}, "
+        f"Python {environment.python}, {_text(environment.platform)}"
+    )
+    return "\n\n".join(sections) + "\n"
+
+
+def _facts(report: Report) -> list[tuple[str, str]]:
+    model, weights, memory = report.model, report.weights, report.memory
+    facts = [
+        ("model", f"{_text(model.architecture)}, {model.parameters:,} parameters, {model.task}"),
+        ("revision", f"`{model.revision}`"),
+        ("recipe", figures.recipe(report)),
+        ("weights", f"{figures.size_change(report)}, {weights.bits_per_weight:.2f} bits per weight"),
+        ("weights digest", f"`{weights.digest}`"),
+        ("model files", figures.size(report.artifact.bytes)),
+        ("peak memory", figures.memory(report)[1] if memory is None else _memory(report)),
+        ("speed", figures.speed(report.speed)),
+    ]
+    if memory is not None and memory.phases:
+        phases = ", ".join(f"{_text(name)} {figures.size(count)}" for name, count in memory.phases.items())
+        facts.insert(7, ("memory by phase", phases))
+    return facts
+
+
+def _memory(report: Report) -> str:
+    if report.memory is None:
+        return "not measured"
+    backend = _text(report.memory.backend)
+    return f"{figures.memory(report)[1]}, anonymous + shared + swap, limited by {backend}"
+
+
+def _drift(report: Report) -> list[str]:
+    drift = figures.drift(report)
+    if drift is None:
+        return []
+    words = dict(figures.DRIFT_PARTS)
+    rows = [(f"{row[0]}: {words[row[0]]}", *row[1:]) for row in drift.rows]
+    return [
+        "## Drift",
+        _table(drift.columns, rows, right=range(1, len(drift.columns))),
+        f"Measured {_measured(report)}.",
+    ]
+
+
+def _measured(report: Report) -> str:
+    sample = figures.drift_sample(report)
+    return f"as {sample}" if sample.startswith("KL") else sample
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    align = ["---:" if index in right else "---" for index in range(len(columns))]
+    lines = [columns, align, *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _text(value: str) -> str:
+    """Text from outside as one line that Markdown does not take for markup."""
+    line = " ".join(value.split())
+    for character in "\\`*_[]<>":
+        line = line.replace(character, "\\" + character)
+    return line

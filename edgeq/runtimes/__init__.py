@@ -1,0 +1,1 @@
+"""Torch-free use of what edgeq builds; the drivers import their runtime only when something is opened."""

@@ -1,0 +1,17 @@
+"""The store: a quantized model as a directory, written block by block and read tensor by tensor."""
+
+from __future__ import annotations
+
+from edgeq.store.encode import EncodedTensor, encode_float, encode_quantized
+from edgeq.store.model import QuantizedModel, ResolvedRecipe
+from edgeq.store.writer import StoreWriter, store_key
+
+__all__ = [
+    "EncodedTensor",
+    "QuantizedModel",
+    "ResolvedRecipe",
+    "StoreWriter",
+    "encode_float",
+    "encode_quantized",
+    "store_key",
+]

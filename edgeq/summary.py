@@ -1,0 +1,102 @@
+"""From what was built and measured to the report."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import replace
+
+import edgeq
+from edgeq.bundle.manifest import Manifest
+from edgeq.bundle.stage import StagedBundle
+from edgeq.core.report import (
+    ArtifactSection,
+    EnvironmentSection,
+    ModelSection,
+    RecipeSection,
+    Report,
+    Verdict,
+    WeightsSection,
+)
+from edgeq.core.target import TargetProfile
+from edgeq.store import QuantizedModel
+from edgeq.validate import RUNTIME, Measurement
+
+
+def report_of(
+    store: QuantizedModel,
+    staged: StagedBundle,
+    target: TargetProfile,
+    measurement: Measurement,
+    notes: tuple[str, ...],
+) -> Report:
+    """All that the report says about a new bundle."""
+    info, recipe = store.info, store.recipe
+    return Report(
+        edgeq_version=edgeq.__version__,
+        target=target.name,
+        format=staged.manifest.format,
+        verdict=measurement.verdict,
+        reason=measurement.reason,
+        model=ModelSection(
+            source=info.source,
+            revision=info.revision,
+            task=info.task,
+            architecture=info.architecture,
+            parameters=info.parameters,
+        ),
+        recipe=RecipeSection(
+            bits=recipe.bits,
+            method=recipe.method,
+            group_size=recipe.group_size,
+            symmetric=recipe.symmetric,
+            embedding_bits=recipe.embedding_bits,
+            accuracy_level=target.accuracy_level,
+        ),
+        weights=WeightsSection(
+            digest=store.weights_digest,
+            bits_per_weight=8 * store.weights_bytes / info.parameters,
+            bytes=store.weights_bytes,
+            float_bytes=info.float_bytes,
+        ),
+        artifact=ArtifactSection(
+            bytes=sum(entry.bytes for entry in staged.model_files), files=tuple(staged.model_files)
+        ),
+        memory=measurement.memory,
+        drift=measurement.drift,
+        speed=measurement.speed,
+        gates=measurement.gates,
+        environment=measurement.environment,
+        notes=notes,
+    )
+
+
+def remeasured(report: Report, measurement: Measurement) -> Report:
+    """The report of an existing bundle with a new measurement in it."""
+    return replace(
+        report,
+        verdict=measurement.verdict,
+        reason=measurement.reason,
+        memory=measurement.memory,
+        drift=measurement.drift,
+        speed=measurement.speed,
+        gates=measurement.gates,
+        environment=measurement.environment,
+    )
+
+
+def not_measured(reason: str, manifest: Manifest) -> Measurement:
+    """Nothing ran."""
+    return Measurement(
+        verdict=Verdict.NOT_VALIDATED,
+        reason=reason,
+        memory=None,
+        drift=None,
+        speed=None,
+        gates=(),
+        environment=EnvironmentSection(
+            runtime=RUNTIME,
+            runtime_version=manifest.runtime.version,
+            platform=platform.platform(),
+            python=platform.python_version(),
+        ),
+    )

@@ -1,0 +1,262 @@
+"""Memory limits that the system enforces on a child: cgroup v2, cgroup v1, RLIMIT_DATA, or none but the sampler."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from edgeq.errors import InternalError, RuntimeUnavailableError
+
+KERNEL_SLACK = 8 << 20
+"""Page tables, kernel stacks and batched charges count in a cgroup beside the pages that the gate is about."""
+RESERVED_SLACK = 96 << 20
+"""RLIMIT_DATA counts what is reserved and never touched: OpenBLAS' buffer (36 MB) and thread stacks (8 MB each)."""
+
+_serial = itertools.count()
+
+
+class Limit(Protocol):
+    """A wall around one process tree. The sampler's own gate comes on top of it, exact to a sample."""
+
+    name: str
+
+    def attach(self, pid: int) -> None:
+        """Put a process under the limit before it allocates anything."""
+        ...
+
+    def killed(self) -> bool:
+        """Whether the system killed for memory within this limit."""
+        ...
+
+    def close(self) -> None:
+        """End what is left of the tree and remove every trace of the limit."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """One way to limit memory: why it is (not) usable here, and how to open it for so many bytes."""
+
+    name: str
+    usable: bool
+    why: str
+    open: Callable[[int], Limit]
+
+
+class ControlGroup:
+    """A new memory cgroup below `parent`; both versions differ only in the names of their files."""
+
+    def __init__(self, name: str, parent: Path, settings: dict[str, int], *, swap: dict[str, int], events: str) -> None:
+        self.name = name
+        self._events = events
+        _remove_stale(parent)
+        self.directory = parent / f"edgeq-{os.getpid()}-{next(_serial)}"
+        self.directory.mkdir()
+        try:
+            # Kernels without swap accounting lack the swap files.
+            present = {file: value for file, value in swap.items() if (self.directory / file).exists()}
+            for file, value in (settings | present).items():
+                (self.directory / file).write_text(str(value))
+        except OSError:
+            self.close()
+            raise
+
+    def attach(self, pid: int) -> None:
+        (self.directory / "cgroup.procs").write_text(str(pid))
+
+    def killed(self) -> bool:
+        lines = (self.directory / self._events).read_text().splitlines()
+        counts = dict(line.split(maxsplit=1) for line in lines if " " in line)
+        return int(counts.get("oom_kill", "0")) > 0
+
+    def close(self) -> None:
+        deadline = time.monotonic() + 10.0
+        while time.monotonic() < deadline:
+            for pid in _members(self.directory):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            try:
+                self.directory.rmdir()
+            except FileNotFoundError:
+                return
+            except OSError:
+                time.sleep(0.01)
+            else:
+                return
+        raise InternalError(f"The cgroup {self.directory} cannot be removed.", remedy=f"Run: rmdir {self.directory}.")
+
+
+class DataLimit:
+    """RLIMIT_DATA: the kernel refuses private writable memory, so the child sees an allocation fail."""
+
+    name = "rlimit_data"
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._bytes = limit_bytes + RESERVED_SLACK
+
+    def attach(self, pid: int) -> None:
+        if sys.platform == "linux":
+            import resource
+
+            resource.prlimit(pid, resource.RLIMIT_DATA, (self._bytes, self._bytes))
+
+    def killed(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+class SamplerOnly:
+    """No help from the system: the parent kills the child when a sample exceeds the limit."""
+
+    name = "sampler"
+
+    def attach(self, pid: int) -> None:
+        pass
+
+    def killed(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+def backends() -> tuple[Backend, ...]:
+    """All backends in order of preference, with what this machine says about each."""
+    return (_cgroup_v2(), _cgroup_v1(), _rlimit_data(), _sampler())
+
+
+def open_limit(limit_bytes: int, backend: str | None = None) -> Limit:
+    """The first usable backend, or the named one. Raises RuntimeUnavailableError where the named one is not usable."""
+    for candidate in backends():
+        if backend in (None, candidate.name):
+            if candidate.usable:
+                return candidate.open(limit_bytes)
+            if backend is not None:
+                raise RuntimeUnavailableError(
+                    f"The memory limit {backend} cannot be used here: {candidate.why}.", remedy="See edgeq doctor."
+                )
+    raise RuntimeUnavailableError(f"There is no memory limit named {backend}.", remedy="See edgeq doctor.")
+
+
+def _cgroup_v2() -> Backend:
+    parent, why = _find_v2()
+
+    def open_group(limit_bytes: int) -> Limit:
+        # No swap: what Android lets an app swap out counts against the same limit.
+        wall = {"memory.max": limit_bytes + KERNEL_SLACK}
+        return ControlGroup("cgroup_v2", parent or Path(), wall, swap={"memory.swap.max": 0}, events="memory.events")
+
+    return Backend(name="cgroup_v2", usable=parent is not None, why=why, open=open_group)
+
+
+def _cgroup_v1() -> Backend:
+    parent, why = _find_v1()
+
+    def open_group(limit_bytes: int) -> Limit:
+        wall = limit_bytes + KERNEL_SLACK
+        memory, swap = {"memory.limit_in_bytes": wall}, {"memory.memsw.limit_in_bytes": wall}
+        return ControlGroup("cgroup_v1", parent or Path(), memory, swap=swap, events="memory.oom_control")
+
+    return Backend(name="cgroup_v1", usable=parent is not None, why=why, open=open_group)
+
+
+def _rlimit_data() -> Backend:
+    usable = sys.platform == "linux"
+    why = "an allocation beyond the limit fails in the child" if usable else "only Linux counts private mappings"
+    return Backend(name="rlimit_data", usable=usable, why=why, open=DataLimit)
+
+
+def _sampler() -> Backend:
+    return Backend(
+        name="sampler",
+        usable=True,
+        why="the parent kills on a breach; short peaks can be missed",
+        open=lambda _: SamplerOnly(),
+    )
+
+
+def _find_v2() -> tuple[Path | None, str]:
+    """The nearest cgroup, from our own upwards, that hands its memory controller to children that we may create."""
+    place = _own_cgroup("cgroup2", "")
+    if place is None:
+        return None, "cgroup v2 is not mounted"
+    mount, own = place
+    if "memory" not in _words(mount / "cgroup.controllers"):
+        return None, "the memory controller is not in the unified hierarchy"
+    for directory in (own, *own.parents):
+        if "memory" in _words(directory / "cgroup.subtree_control"):
+            why = _try_create(directory)
+            return (directory, f"below {directory}") if why is None else (None, why)
+        if directory == mount:
+            break
+    return None, "no cgroup above this process delegates the memory controller"
+
+
+def _find_v1() -> tuple[Path | None, str]:
+    place = _own_cgroup("cgroup", "memory")
+    if place is None:
+        return None, "the memory controller of cgroup v1 is not mounted"
+    _, own = place
+    why = _try_create(own)
+    return (own, f"below {own}") if why is None else (None, why)
+
+
+def _own_cgroup(filesystem: str, controller: str) -> tuple[Path, Path] | None:
+    """`(mount point, this process' directory)` of a hierarchy; a container sees only a part of it below its mount."""
+    for line in _lines(Path("/proc/self/mountinfo")):
+        fields, _, rest = line.partition(" - ")
+        kind, _, options = rest.split(" ", 2)
+        if kind != filesystem or (controller and controller not in options.split(",")):
+            continue
+        root, mount = fields.split()[3:5]
+        for entry in _lines(Path("/proc/self/cgroup")):
+            _, controllers, path = entry.split(":", 2)
+            if controllers.split(",") == [""] if not controller else controller in controllers.split(","):
+                inside = PurePosixPath(path)
+                relative = inside.relative_to(root) if inside.is_relative_to(root) else PurePosixPath()
+                return Path(mount), Path(mount) / relative
+    return None
+
+
+def _try_create(parent: Path) -> str | None:
+    """None where a child cgroup can be made below `parent`, else the reason."""
+    probe = parent / f"edgeq-{os.getpid()}-{next(_serial)}"
+    try:
+        probe.mkdir()
+        probe.rmdir()
+    except OSError as error:
+        return f"no cgroup can be made below {parent} ({error.strerror})"
+    return None if os.access(parent / "cgroup.procs", os.W_OK) else f"{parent} takes no processes from this user"
+
+
+def _remove_stale(parent: Path) -> None:
+    """Cgroups that an edgeq which was killed left behind; their processes are gone, so rmdir succeeds."""
+    for directory in parent.glob("edgeq-*-*"):
+        if not Path(f"/proc/{directory.name.split('-')[1]}").exists():
+            with suppress(OSError):
+                directory.rmdir()
+
+
+def _members(directory: Path) -> list[int]:
+    return [int(line) for line in _lines(directory / "cgroup.procs")]
+
+
+def _words(path: Path) -> list[str]:
+    return [word for line in _lines(path) for word in line.split()]
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []

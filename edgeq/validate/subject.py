@@ -1,0 +1,73 @@
+"""What is validated: the parts of a manifest that a verdict needs, resolved to paths within the bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeq.core.artifact import FileEntry, Interface
+from edgeq.core.records import from_plain
+from edgeq.errors import CorruptInputError
+from edgeq.files import contained, sha256_file
+from edgeq.runtimes.opening import manifest_path, model_path, read_interface, tokenizer_path
+
+VALIDATION = "validation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A bundle as its manifest describes it; `weights` is the map that leads back to each quantized tensor."""
+
+    directory: Path
+    model: Path
+    tokenizer: Path | None
+    golden: Path | None
+    interface: Interface
+    weights: dict[str, Any]
+    weights_digest: str
+    threads: int
+    files: tuple[FileEntry, ...]
+
+    @classmethod
+    def from_manifest(cls, bundle: Path, manifest: Mapping[str, Any]) -> Subject:
+        """Raises CorruptInputError or UnsafeInputError."""
+        try:
+            report = manifest.get("report", {}).get("files", [])
+            entries = from_plain(tuple[FileEntry, ...], [*manifest["files"], *report], "files")
+            return cls(
+                directory=bundle,
+                model=model_path(bundle, manifest),
+                tokenizer=tokenizer_path(bundle, manifest),
+                golden=manifest_path(bundle, manifest, "golden"),
+                interface=read_interface(manifest["interface"]),
+                weights=dict(manifest["weights"]),
+                weights_digest=str(manifest["weights_digest"]),
+                threads=int(manifest["runtime"]["threads"]),
+                files=entries,
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CorruptInputError(
+                f"The manifest of {bundle} is incomplete ({error}).", remedy="Export the bundle again."
+            ) from error
+
+    @property
+    def bytes(self) -> int:
+        """All files that the manifest lists."""
+        return sum(entry.bytes for entry in self.files)
+
+    def wrong_file(self) -> str:
+        """The first listed file that is missing or changed, in words; empty where all are as listed.
+
+        Reading every file also brings the weights into the page cache, outside of the child's limit.
+        """
+        for entry in self.files:
+            path = contained(self.directory, entry.path)
+            if not path.is_file():
+                return f"{entry.path} is missing"
+            if path.stat().st_size != entry.bytes:
+                return f"{entry.path} has {path.stat().st_size} bytes, not {entry.bytes}"
+            if sha256_file(path) != entry.sha256:
+                return f"{entry.path} was changed"
+        return ""

@@ -1,0 +1,37 @@
+"""A directory on a disk for a validation's files: files in memory would be charged to the judged process."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+IN_MEMORY = ("tmpfs", "ramfs")
+MOUNTS = Path("/proc/self/mounts")
+
+
+@contextmanager
+def working_directory(beside: Path) -> Iterator[Path]:
+    """A temporary directory, removed at the end; `beside` is the place to use where all others lie in memory."""
+    candidates = [Path(tempfile.gettempdir()), Path("/var/tmp"), beside]  # noqa: S108 - only a candidate's parent
+    on_disk = [path for path in candidates if path.is_dir() and not lies_in_memory(path)]
+    with tempfile.TemporaryDirectory(prefix="edgeq-", dir=(on_disk or candidates)[0]) as directory:
+        yield Path(directory)
+
+
+def lies_in_memory(path: Path, *, mounts: Path = MOUNTS) -> bool:
+    """Whether a path's file system keeps its files in memory; False where the system does not say."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    resolved = path.resolve()
+    found = (0, "")
+    for line in lines:
+        _, mount, kind, *_ = line.split(" ")
+        mount = mount.replace("\\040", " ")
+        # Later mounts hide earlier ones at the same place.
+        if resolved.is_relative_to(mount) and len(mount) >= found[0]:
+            found = (len(mount), kind)
+    return found[1] in IN_MEMORY

@@ -1,0 +1,1 @@
+"""Proof that artifacts run, and that the judge tells the truth."""

@@ -1,0 +1,76 @@
+"""Quantized tensors, their digest, and their way through the store's packing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+
+from edgeq.core.digest import tensor_digest, weights_digest
+from edgeq.core.scheme import Scheme
+from edgeq.core.tensor import QuantizedTensor
+from edgeq.errors import InternalError
+from edgeq.store.encode import decode_quantized, encode_quantized
+from tests.core.samples import tensors
+
+
+@given(tensors())
+def test_dequantize_is_the_formula(tensor: QuantizedTensor) -> None:
+    size = tensor.scheme.group_size or tensor.shape[1]
+    weights = tensor.dequantize()
+    assert weights.dtype == np.float32
+    for (o, i), code in np.ndenumerate(tensor.codes):
+        zero = tensor.scheme.default_zero_point if tensor.zero_points is None else tensor.zero_points[o, i // size]
+        assert weights[o, i] == tensor.scales[o, i // size] * (int(code) - int(zero))
+
+
+@given(tensors())
+def test_the_store_keeps_every_bit(tensor: QuantizedTensor) -> None:
+    encoded = encode_quantized("w", tensor)
+    zero_points = encoded.arrays.get("w.zero_points")
+    back = decode_quantized(
+        tensor.scheme, tensor.shape, encoded.arrays["w.codes"], encoded.arrays["w.scales"], zero_points
+    )
+    assert tensor_digest("w", back) == tensor_digest("w", tensor) == encoded.record.digest
+    np.testing.assert_array_equal(back.dequantize(), tensor.dequantize())
+
+
+@given(tensors())
+def test_the_digest_sees_every_part(tensor: QuantizedTensor) -> None:
+    digest = tensor_digest("w", tensor)
+    changed = [tensor_digest("v", tensor)]
+    for field in ("codes", "scales", "zero_points"):
+        if (values := getattr(tensor, field)) is not None:
+            other = values.copy()
+            other.flat[-1] = (other.flat[-1] + 1) % 16
+            changed.append(tensor_digest("w", dataclasses.replace(tensor, **{field: other})))
+    assert digest not in changed
+    assert len(set(changed)) == len(changed)
+
+
+def test_the_digest_does_not_see_how_memory_lies() -> None:
+    codes = np.arange(64, dtype=np.uint8).reshape(2, 32) % 16
+    scales = np.ones((2, 1), np.float32)
+    straight = QuantizedTensor(scheme=Scheme(bits=4, symmetric=True), codes=codes, scales=scales, zero_points=None)
+    turned = dataclasses.replace(straight, codes=np.asfortranarray(codes), scales=np.asfortranarray(scales))
+    assert tensor_digest("w", turned) == tensor_digest("w", straight)
+
+
+def test_the_weights_digest_does_not_see_the_order() -> None:
+    pairs = [("a", "1"), ("b", "2")]
+    assert weights_digest(pairs) == weights_digest(reversed(pairs))
+    assert weights_digest(pairs) != weights_digest([("a", "2"), ("b", "1")])
+
+
+def test_shapes_that_do_not_fit_are_a_defect() -> None:
+    codes, scales = np.zeros((2, 48), np.uint8), np.ones((2, 2), np.float32)
+    scheme = Scheme(bits=4)
+    zero_points = np.zeros((2, 2), np.uint8)
+    QuantizedTensor(scheme=scheme, codes=codes, scales=scales, zero_points=zero_points)
+    for bad_scales, bad_zeros in ((scales[:, :1], zero_points), (scales, zero_points[:1]), (scales, None)):
+        with pytest.raises(InternalError):
+            QuantizedTensor(scheme=scheme, codes=codes, scales=bad_scales, zero_points=bad_zeros)
+    with pytest.raises(InternalError):
+        QuantizedTensor(scheme=Scheme(bits=4, symmetric=True), codes=codes, scales=scales, zero_points=zero_points)

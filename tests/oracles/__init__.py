@@ -1,0 +1,1 @@
+"""Textbook versions of the algorithms, in plain loops: slow, short, and right."""

@@ -1,0 +1,112 @@
+"""The terminal summary fits 80 columns, needs no colours, and says what a reader must know."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from edgeq.core.report import Report
+from edgeq.profiles import available_profiles, load_profile
+from edgeq.reports.columns import print_report, print_target, print_targets, report_summary
+from tests.reports.samples import encoder_report, killed_report, passed_report, unvalidated_report
+
+
+def printed(report: Report) -> str:
+    file = io.StringIO()
+    print_report(report, file=file)
+    return file.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+
+
+@pytest.mark.parametrize("report", [passed_report(), encoder_report(), killed_report(), unvalidated_report()])
+def test_summary_fits_eighty_columns_without_colours(report: Report) -> None:
+    text = printed(report)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "\x1b" not in text
+
+
+def test_summary_of_a_language_model() -> None:
+    lines = [line.rstrip() for line in printed(passed_report()).splitlines()]
+    assert "weights   11.3 MiB at 16 bits -> 3.7 MiB (33 %)" in lines
+    assert "          5.21 bits per weight, all counted" in lines
+    assert "memory    [ ━━━━━                ] 512.0 MiB of 2.0 GiB (25 %)" in lines
+    assert "speed     load 0.12 s, prefill 1,812 tokens/s, decode 233 tokens/s" in lines
+    assert "lowering       0.0004      0.008   0.016     94.12 %    x 1.0258" in lines
+    assert "memory_peak_bytes     512.0 MiB  2.0 GiB  passed" in lines
+    assert lines[-1] == "verdict  passed"
+
+
+def test_summary_of_a_failed_encoder_names_the_reason() -> None:
+    text = printed(encoder_report())
+    assert "cosine mean" in text
+    assert "4.25 ms per sentence" in text
+    assert "failed: one sentence moved" in text
+    assert "verdict  failed: drift_total_cosine_min 0.9123 is below 0.95" in text
+
+
+def test_killed_at_the_limit_is_said() -> None:
+    text = " ".join(printed(killed_report()).split())
+    assert "30.0 MiB of 20.0 MiB (150 %), killed at the limit" in text
+    assert "drift" not in text
+    assert text.endswith("verdict failed: killed at the limit")
+
+
+def test_what_was_not_run_is_never_shown_as_passed() -> None:
+    text = printed(unvalidated_report())
+    assert "memory    not measured" in text
+    assert "passed" not in text
+    assert "verdict  not validated: --no-validate was given" in text
+
+
+def test_colours_where_the_terminal_has_them() -> None:
+    file = io.StringIO()
+    Console(file=file, force_terminal=True, width=80, color_system="standard").print(report_summary(passed_report()))
+    assert "\x1b[1;32mpassed" in file.getvalue()
+
+
+def test_ascii_terminals_get_an_ascii_bar() -> None:
+    raw = io.BytesIO()
+    with io.TextIOWrapper(raw, encoding="ascii") as file:
+        print_report(passed_report(), file=file)
+        file.flush()
+        assert b"[ -----                ]" in raw.getvalue()
+
+
+def test_markup_in_names_is_not_obeyed() -> None:
+    import dataclasses
+
+    report = dataclasses.replace(passed_report(), reason="[red]x[/red]")
+    assert "[red]x[/red]" in printed(report)
+
+
+def test_targets_are_one_line_each() -> None:
+    file = io.StringIO()
+    print_targets([load_profile(name) for name in available_profiles()], file=file)
+    lines = [line.rstrip() for line in file.getvalue().splitlines()]
+    assert len(lines) == 1 + len(available_profiles())
+    assert lines[0] == "target                  memory  for model  device"
+    assert lines[1] == "android               2304 MiB   2048 MiB  Android phone, 8 GB, foreground app"
+
+
+def test_one_target_shows_every_source() -> None:
+    file = io.StringIO()
+    profile = load_profile("android")
+    print_target(profile, file=file)
+    text = " ".join(file.getvalue().split())
+    assert max(map(len, file.getvalue().splitlines())) <= 80
+    for provenance in profile.provenance.values():
+        assert f"{provenance.confidence}, {provenance.source_date}: {provenance.source}" in text
+    assert "bundle_limit_mib 1430 MiB" in text
+
+
+def test_a_target_without_a_bundle_limit_says_so() -> None:
+    file = io.StringIO()
+    print_target(load_profile("edge"), file=file)
+    assert "bundle_limit_mib    none" in file.getvalue()

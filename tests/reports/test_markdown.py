@@ -1,0 +1,37 @@
+"""report.md: complete, small, and not to be taken over by a model's name."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from edgeq.core.report import Report
+from edgeq.reports.markdown import report_to_markdown
+from tests.reports.samples import encoder_report, killed_report, passed_report, unvalidated_report
+
+GOLDEN = Path(__file__).parent / "golden" / "report.md"
+
+
+def test_report_of_a_language_model_is_the_golden_one() -> None:
+    assert report_to_markdown(passed_report()) == GOLDEN.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("report", [passed_report(), encoder_report(), killed_report(), unvalidated_report()])
+def test_fits_a_job_summary(report: Report) -> None:
+    assert len(report_to_markdown(report).encode()) < 16_384
+
+
+def test_verdicts_stand_out() -> None:
+    assert "**❌ failed**: killed at the limit" in report_to_markdown(killed_report())
+    assert "**⚠️ not validated**: --no-validate was given" in report_to_markdown(unvalidated_report())
+    assert "| peak memory | not measured |" in report_to_markdown(unvalidated_report())
+    assert "Measured over 64 sentences." in report_to_markdown(encoder_report())
+
+
+def test_names_from_outside_are_text() -> None:
+    report = passed_report()
+    model = dataclasses.replace(report.model, source="a|b\n# <script>*x*[y](z)`")
+    title = report_to_markdown(dataclasses.replace(report, model=model)).splitlines()[0]
+    assert title == r"# a|b # \<script\>\*x\*\[y\](z)\` for android"

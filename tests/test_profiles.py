@@ -1,0 +1,189 @@
+"""Built-in profiles are complete and sourced; everything that a profile may not say is refused with a hint."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from edgeq import profiles
+from edgeq.core.target import Provenance
+from edgeq.errors import UnknownNameError, UsageError
+from edgeq.profiles import NUMBERS, available_profiles, load_profile, profile_dir
+
+BUILT_IN = (
+    "android",
+    "android-4gb",
+    "android-6gb",
+    "android-8gb",
+    "android-12gb",
+    "android-16gb",
+    "edge",
+    "jetson-orin-nano-8gb",
+    "rpi5-4gb",
+    "rpi5-8gb",
+)
+OWN = """\
+extends = "android-8gb"
+description = "Our own phone"
+memory_limit_mib = 1500
+
+[provenance.memory_limit_mib]
+source = "measured in our laboratory"
+source_date = "2026-11-01"
+confidence = "measured"
+"""
+
+
+def write(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "own.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_available_profiles_are_in_numeric_order() -> None:
+    assert available_profiles() == BUILT_IN
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_every_number_of_a_built_in_profile_has_a_dated_source(name: str) -> None:
+    profile = load_profile(name)
+    assert profile.name == name
+    assert profile.memory_reserve_mib < profile.memory_limit_mib
+    for number in NUMBERS:
+        if getattr(profile, number) is not None:
+            provenance = profile.provenance[number]
+            assert len(provenance.source) > 20
+            assert date.fromisoformat(provenance.source_date) <= date(2026, 11, 24)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"), [("4gb", 2048), ("6gb", 2304), ("8gb", 2304), ("12gb", 3328), ("16gb", 4352)]
+)
+def test_android_limits_are_the_published_ones(name: str, limit: int) -> None:
+    profile = load_profile(f"android-{name}")
+    assert profile.memory_limit_mib == limit
+    assert profile.provenance["memory_limit_mib"].confidence == "published"
+    assert profile.memory_budget_bytes == (limit - 256) * 2**20
+
+
+@pytest.mark.parametrize(("alias", "base"), [("android", "android-8gb"), ("edge", "rpi5-8gb")])
+def test_plain_names_mean_the_common_device(alias: str, base: str) -> None:
+    profile, expected = load_profile(alias), load_profile(base)
+    assert dataclasses.replace(profile, name=base, description=expected.description) == expected
+
+
+def test_own_file_extends_a_built_in_profile(tmp_path: Path) -> None:
+    profile = load_profile(write(tmp_path, OWN))
+    assert (profile.name, profile.memory_limit_mib, profile.threads) == ("own", 1500, 4)
+    assert profile.provenance["memory_limit_mib"] == Provenance(
+        source="measured in our laboratory", source_date="2026-11-01", confidence="measured"
+    )
+    assert profile.provenance["threads"] == load_profile("android-8gb").provenance["threads"]
+
+
+def test_whole_own_file_needs_no_bundle_limit(tmp_path: Path) -> None:
+    text = (profile_dir() / "rpi5-4gb.toml").read_text()
+    assert load_profile(write(tmp_path, text)).bundle_limit_mib is None
+
+
+@pytest.mark.parametrize("name", ["andriod", "android-10gb", "Android", "rpi5"])
+def test_unknown_target_is_refused_with_a_suggestion(name: str) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean"):
+        load_profile(name)
+
+
+def test_unlike_target_is_refused_with_the_list() -> None:
+    with pytest.raises(UnknownNameError, match=r"Use one of android, .*FILE\.toml"):
+        load_profile("toaster/../../x")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("memory_limit_mib = 1500", "memory_limit_mb = 1500", "Did you mean 'memory_limit_mib'"),
+        ("memory_limit_mib = 1500", "memory_limit_mib = 1500\nzzz = 1", "'zzz' is an unknown key"),
+        ("[provenance.memory_limit_mib]", "[provenance.memory_limit]", "Did you mean 'memory_limit_mib'"),
+        ("source_date =", "source_dat =", "Did you mean 'source_date'"),
+        ('confidence = "measured"', 'confidence = "measurd"', "Did you mean 'measured'"),
+        ('extends = "android-8gb"', 'extends = "android-8"', "Did you mean 'android-8gb'"),
+        ('extends = "android-8gb"', 'extends = "edge"\nsurface = "egde"', "one level|unknown"),
+    ],
+)
+def test_unknown_names_in_a_file_are_refused_with_a_suggestion(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_profile(write(tmp_path, OWN.replace(old, new)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("memory_limit_mib = 1500", "memory_limit_mib = '1500'", "positive integer"),
+        ("memory_limit_mib = 1500", "memory_limit_mib = true", "positive integer"),
+        ("memory_limit_mib = 1500", "memory_limit_mib = -1", "positive integer"),
+        ("memory_limit_mib = 1500", "memory_limit_mib = 1500.5", "positive integer"),
+        ("memory_limit_mib = 1500", "memory_limit_mib = 200", "leaves nothing"),
+        ("memory_limit_mib = 1500", "memory_limit_mib = 1500\nthreads = 2", "without saying where"),
+        ("memory_limit_mib = 1500\n", "", "does not set"),
+        ('source = "measured in our laboratory"\n', "", "lacks source"),
+        ('source = "measured in our laboratory"', "source = 5", "source must be a string"),
+        ('source_date = "2026-11-01"', 'source_date = "last week"', "is no date"),
+        ('description = "Our own phone"', "description = 5", "description must be"),
+        ("extends =", "extends", "is not TOML"),
+        ('description = "Our own phone"', 'formats = "onnx"', "formats must be a list"),
+        ('description = "Our own phone"', 'formats = ["onx"]', "Did you mean 'onnx'"),
+        ('description = "Our own phone"', 'surface = "andriod"', "Did you mean 'android'"),
+        ('extends = "android-8gb"', 'extends = "android"', "one level"),
+        ('extends = "android-8gb"\n', "", "lacks surface"),
+        (
+            "[provenance.memory_limit_mib]",
+            "accuracy_level = 3\n[provenance.accuracy_level]\nsource = 'x'\nsource_date = 2026-01-01\n"
+            "confidence = 'estimated'\n[provenance.memory_limit_mib]",
+            "must be 1 or 4",
+        ),
+    ],
+)
+def test_wrong_files_are_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in OWN
+    with pytest.raises(UsageError, match=message) as refusal:
+        load_profile(write(tmp_path, OWN.replace(old, new)))
+    assert "own.toml" in refusal.value.what
+    assert refusal.value.exit_code == 2
+
+
+@pytest.mark.parametrize("provenance", ["provenance = 5\n", "[provenance]\nmemory_limit_mib = 'here'\n"])
+def test_provenance_that_is_no_table_is_refused(tmp_path: Path, provenance: str) -> None:
+    text = f'extends = "android-8gb"\nmemory_limit_mib = 1500\n{provenance}'
+    with pytest.raises(UsageError, match="table"):
+        load_profile(write(tmp_path, text))
+
+
+def test_missing_file_and_binary_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="There is no profile file"):
+        load_profile(str(tmp_path / "absent.toml"))
+    (tmp_path / "own.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="is not TOML"):
+        load_profile(str(tmp_path / "own.toml"))
+
+
+def test_installed_profiles_are_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "edgeq"
+    (package / "targets").mkdir(parents=True)
+    monkeypatch.setattr(profiles, "__file__", str(package / "profiles.py"))
+    assert profile_dir() == package / "targets"
+    (package / "targets").rmdir()
+    assert profile_dir() == tmp_path / "targets"
+
+
+def test_loading_a_profile_loads_no_framework() -> None:
+    code = (
+        "import sys, edgeq.profiles as p; p.load_profile('android');"
+        "print(sorted({'torch', 'onnx', 'onnxruntime', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
