@@ -1,8 +1,8 @@
 """edgeq: quantize a model, lower it for a device, and prove the bundle in its real runtime.
 
-    report = edgeq.export("path/to/model", target="android", bits=4)
-    model = edgeq.load("model-android-4bit")
-    print(model.generate("Once upon a time"))
+report = edgeq.export("path/to/model", target="android", bits=4)
+model = edgeq.load("model-android-4bit")
+print(model.generate("Once upon a time"))
 """
 
 from __future__ import annotations

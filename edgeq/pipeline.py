@@ -1,6 +1,6 @@
 """The pipeline on one screen, and the verbs that run parts of it.
 
-    load -> allocate -> quantize -> lower -> stage -> validate -> seal
+load -> allocate -> quantize -> lower -> stage -> validate -> seal
 """
 
 from __future__ import annotations
@@ -265,9 +265,7 @@ def _recipe(
     for flag, value in (("bits", bits), ("embedding bits", embedding_bits)):
         if value is not None and value not in (*QUANTIZED_BITS, FLOAT_BITS):
             raise UsageError(f"{value} {flag} cannot be stored.", remedy="Use 4, 8 or 16.")
-    return Recipe(
-        bits=bits, method=method, group_size=group_size, symmetric=symmetric, embedding_bits=embedding_bits
-    )
+    return Recipe(bits=bits, method=method, group_size=group_size, symmetric=symmetric, embedding_bits=embedding_bits)
 
 
 def _format(name: str | None, profile: TargetProfile) -> Format:
@@ -314,9 +312,7 @@ def _original(store: QuantizedModel) -> SourceModel:
             remedy="Run from where it was quantized, or say --no-validate.",
         ) from error
     if model.info.revision != store.info.revision:
-        raise UsageError(
-            f"{store.info.source} has changed since the store was made.", remedy="Quantize it again."
-        )
+        raise UsageError(f"{store.info.source} has changed since the store was made.", remedy="Quantize it again.")
     return model
 
 

@@ -63,7 +63,7 @@ def epoch_batches(tokens: torch.Tensor, generator: torch.Generator) -> list[torc
 @torch.no_grad()
 def mean_loss(model: LlamaForCausalLM, tokens: torch.Tensor) -> float:
     """Nats per token over consecutive windows; each window's first token is context only."""
-    model.eval()
+    model.train(False)
     total, count = 0.0, 0
     for start in range(0, len(tokens) - 1, CONTEXT):
         window = tokens[start : start + CONTEXT + 1][None]
@@ -79,7 +79,9 @@ def bits_per_byte(model: LlamaForCausalLM, tokenizer: Tokenizer, text: str) -> f
     return mean_loss(model, tokens) * (len(tokens) - 1) / math.log(2) / len(text.encode())
 
 
-def train(model: LlamaForCausalLM, tokenizer: Tokenizer, train_text: str, held_out: torch.Tensor, minutes: float) -> None:
+def train(
+    model: LlamaForCausalLM, tokenizer: Tokenizer, train_text: str, held_out: torch.Tensor, minutes: float
+) -> None:
     """AdamW with a cosine schedule over the time allowed; leaves the best held-out weights in `model`."""
     generator = torch.Generator().manual_seed(0)
     decayed = [p for p in model.parameters() if p.dim() > 1]
@@ -93,19 +95,21 @@ def train(model: LlamaForCausalLM, tokenizer: Tokenizer, train_text: str, held_o
     while progress < 1.0:
         for batch in epoch_batches(encode(tokenizer, train_text, BPE_DROPOUT), generator):
             progress = min(1.0, (time.monotonic() - started) / (60 * minutes))
-            rate = PEAK_LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * (0.02 + 0.49 * (1 + math.cos(math.pi * progress)))
+            decay = 0.02 + 0.49 * (1 + math.cos(math.pi * progress))
+            rate = PEAK_LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * decay
             for group in optimizer.param_groups:
                 group["lr"] = rate
             logits = model(batch[:, :-1]).logits
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step += 1
             if step % EVALUATE_EVERY == 0 or progress >= 1.0:
                 held_out_loss = mean_loss(model, held_out)
-                print(f"step {step}  {100 * progress:.0f} %  train {loss.item():.3f}  held out {held_out_loss:.4f}", flush=True)
+                losses = f"train {loss.item():.3f}  held out {held_out_loss:.4f}"
+                print(f"step {step}  {100 * progress:.0f} %  {losses}", flush=True)
                 if held_out_loss < best_loss:
                     best_loss = held_out_loss
                     best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
@@ -115,8 +119,8 @@ def train(model: LlamaForCausalLM, tokenizer: Tokenizer, train_text: str, held_o
 
 
 def save(model: LlamaForCausalLM, tokenizer: Tokenizer, output: Path) -> None:
-    model.to(torch.bfloat16).save_pretrained(output)
-    PreTrainedTokenizerFast(
+    model.bfloat16().save_pretrained(output)
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, model_max_length=CONTEXT
     ).save_pretrained(output)
 

@@ -15,10 +15,10 @@ def tensor_digest(name: str, tensor: QuantizedTensor) -> str:
     scheme = tensor.scheme
     header = f"{name}|{tensor.shape}|{scheme.bits}|{scheme.group_size}|{scheme.symmetric}\n"
     digest = hashlib.sha256(header.encode())
-    digest.update(np.ascontiguousarray(tensor.codes))
-    digest.update(np.ascontiguousarray(tensor.scales, dtype="<f4"))
+    digest.update(np.ascontiguousarray(tensor.codes).data)
+    digest.update(np.ascontiguousarray(tensor.scales, dtype="<f4").data)
     if tensor.zero_points is not None:
-        digest.update(np.ascontiguousarray(tensor.zero_points))
+        digest.update(np.ascontiguousarray(tensor.zero_points).data)
     return digest.hexdigest()
 
 

@@ -37,8 +37,8 @@ class RecipeSection:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsSection:
-    """`bytes` counts codes, scales, zero points, embeddings and what stayed float; `bits_per_weight` is over all parameters.
-    `float_bytes` is the 16-bit model."""
+    """`bytes` counts codes, scales, zero points, embeddings and what stayed float; `bits_per_weight` is over all
+    parameters. `float_bytes` is the 16-bit model."""
 
     digest: str
     bits_per_weight: float
@@ -54,8 +54,8 @@ class ArtifactSection:
 
 @dataclass(frozen=True, kw_only=True)
 class MemorySection:
-    """peak_dirty_bytes: peak of anonymous + shared + swapped memory, what phones kill on. `survived` is False where the
-    process was killed at the limit, or refused memory by it. `phases` holds the peak within load, prefill, decode ..."""
+    """peak_dirty_bytes: peak of anonymous + shared + swapped memory, what phones kill on. `survived` is False where
+    the process was killed at the limit, or refused memory by it. `phases`: the peak within load, prefill, decode."""
 
     peak_dirty_bytes: int
     peak_rss_bytes: int
@@ -67,7 +67,7 @@ class MemorySection:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageDrift:
-    """Divergence of next-token distributions over `tokens` positions, in nats per token; perplexities on the same text."""
+    """Divergence of next-token distributions over `tokens` positions, in nats per token; perplexities of that text."""
 
     tokens: int
     kld_mean: float

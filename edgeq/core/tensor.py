@@ -56,9 +56,7 @@ class QuantizedTensor:
         return (self.codes.astype(np.float32) - zero) * _per_input(self.scales, group_size, inputs)
 
 
-def _per_input(
-    per_group: npt.NDArray[np.generic], group_size: int, inputs: int
-) -> npt.NDArray[np.float32]:
+def _per_input(per_group: npt.NDArray[np.generic], group_size: int, inputs: int) -> npt.NDArray[np.float32]:
     """Repeat `[out, groups]` along the input axis to `[out, inputs]`."""
-    repeated: npt.NDArray[np.float32] = np.repeat(per_group, group_size, axis=1)[:, :inputs]  # type: ignore[assignment]
+    repeated: npt.NDArray[np.float32] = np.repeat(per_group, group_size, axis=1)[:, :inputs]
     return repeated

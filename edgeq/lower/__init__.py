@@ -11,7 +11,9 @@ from edgeq.progress import Progress
 from edgeq.store import QuantizedModel
 
 
-def lower(store: QuantizedModel, target: TargetProfile, format: Format, directory: Path, progress: Progress) -> Artifact:
+def lower(
+    store: QuantizedModel, target: TargetProfile, format: Format, directory: Path, progress: Progress
+) -> Artifact:
     """Write the model's files for `format` into `directory`. Raises UnsupportedModelError, OutputError."""
     match format:
         case "onnx":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from transformers.cache_utils import Cache
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from edgeq.core.model import ModelInfo
@@ -29,8 +29,6 @@ from edgeq.models.architecture import build_module
 from edgeq.models.pooling import SentenceEmbedding
 
 IMPLEMENTATION = "edgeq"
-
-
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +51,7 @@ class _NeedsPlainCaptureError(Exception):
     """The model's attention is not what the whole-attention operator computes."""
 
 
-class _PassThroughCache(Cache):  # type: ignore[misc]
+class _PassThroughCache(Cache):
     """Hands new keys and values straight on: the past is an input of the attention operator."""
 
     def __init__(self, updated_layers: set[int], attention_mask: torch.Tensor, sequence: int, *, plain: bool) -> None:
@@ -91,6 +89,7 @@ def _attention_interface(attended_layers: set[int]) -> Iterator[None]:
         key: torch.Tensor,
         value: torch.Tensor,
         attention_mask: torch.Tensor | None,
+        *,
         scaling: float | None = None,
         sliding_window: int | None = None,
         softcap: float | None = None,
@@ -174,8 +173,7 @@ def _capture(info: ModelInfo, directory: Path, context_length: int, *, plain: bo
         raise _NeedsPlainCaptureError
     signature = program.graph_signature
     constants = {
-        placeholder: buffers[name.removeprefix("model.")]
-        for placeholder, name in signature.inputs_to_buffers.items()
+        placeholder: buffers[name.removeprefix("model.")] for placeholder, name in signature.inputs_to_buffers.items()
     }
     constants |= {p: program.constants[name] for p, name in signature.inputs_to_lifted_tensor_constants.items()}
     weight_names = {p: name.removeprefix("model.") for p, name in signature.inputs_to_parameters.items()}
@@ -190,11 +188,14 @@ def _wrapped(
     """The module to trace, and its inputs as name -> example shape; every axis is dynamic."""
     if info.task == "text-generation":
         inputs: dict[str, tuple[int, ...]] = {"input_ids": (2, 8), "attention_mask": (2, 16)}
-        return _LanguageModel(model, updated_layers, plain=plain), inputs | {"position_ids": (2, 8), "kept_positions": (5,)}
+        return _LanguageModel(model, updated_layers, plain=plain), inputs | {
+            "position_ids": (2, 8),
+            "kept_positions": (5,),
+        }
     wrapper = SentenceEmbedding(model, info.pooling, info.normalize)
     accepted = inspect.signature(model.forward).parameters
     names = ["input_ids", "attention_mask"] + (["token_type_ids"] if "token_type_ids" in accepted else [])
-    return wrapper, {name: (2, 8) for name in names}
+    return wrapper, dict.fromkeys(names, (2, 8))
 
 
 def _export(wrapper: nn.Module, inputs: dict[str, tuple[int, ...]], fake_mode: FakeTensorMode) -> ExportedProgram:
@@ -205,7 +206,7 @@ def _export(wrapper: nn.Module, inputs: dict[str, tuple[int, ...]], fake_mode: F
                     fake = torch.empty(parameter.shape, dtype=parameter.dtype)
                     part._parameters[name] = nn.Parameter(fake, requires_grad=False)
         examples = tuple(torch.ones(shape, dtype=torch.int64) for shape in inputs.values())
-    dynamic = tuple({axis: Dim.DYNAMIC for axis in range(len(shape))} for shape in inputs.values())
+    dynamic = tuple(dict.fromkeys(range(len(shape)), Dim.DYNAMIC) for shape in inputs.values())
     try:
         return torch.export.export(wrapper, examples, dynamic_shapes=dynamic, strict=False)
     except _NeedsPlainCaptureError:
@@ -229,7 +230,7 @@ def _parameters_on_meta() -> Iterator[None]:
         if stored is not None and stored.device.type != "meta":
             module._parameters[name] = nn.Parameter(stored.to("meta"), requires_grad=False)
 
-    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign]
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign,assignment]
     try:
         yield
     finally:

@@ -1,17 +1,20 @@
 """edgeq's own torch operators: what capture leaves opaque, so that every format can lower it to its best kernel.
 
-They have shapes but no implementation: they exist in captured graphs only.
+They have shapes but no implementation: they exist in captured graphs only. Sizes are in the order `[batch, heads,
+sequence, size]`; keys and values hold the new positions only, the cache is implicit.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.library import Library, impl
 
-_LIBRARY = Library("edgeq", "DEF")
+_LIBRARY: Any = Library("edgeq", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define(
-    "attention(Tensor query, Tensor key, Tensor value, Tensor? sinks, int layer, float scale, "
-    "int window, float softcap, bool causal) -> Tensor"
+    "attention(Tensor query, Tensor key, Tensor value, Tensor? sinks, int layer, float scale, int window, "
+    "float softcap, bool causal) -> Tensor"
 )
 _LIBRARY.define("append_cache(Tensor key, Tensor value, Tensor mask, int layer) -> (Tensor, Tensor)")
 _LIBRARY.define("rotary(Tensor x, Tensor cos, Tensor sin) -> Tensor")
@@ -19,43 +22,29 @@ _LIBRARY.define("rope_tables(Tensor position_ids, int table, int width) -> (Tens
 
 
 @impl(_LIBRARY, "attention", "Meta")
-def _attention(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    query: torch.Tensor,  # [batch, heads, sequence, size]
-    key: torch.Tensor,  # [batch, key_value_heads, sequence, size]: new positions only, the cache is implicit
-    value: torch.Tensor,
-    sinks: torch.Tensor | None,
-    layer: int,
-    scale: float,
-    window: int,
-    softcap: float,
-    causal: bool,
-):
-    batch, heads, sequence, _ = query.shape
+def _attention(query: torch.Tensor, _key: torch.Tensor, value: torch.Tensor, *_: object) -> torch.Tensor:
+    batch, heads, sequence, _size = query.shape
     return query.new_empty((batch, sequence, heads, value.shape[3]))
 
 
 @impl(_LIBRARY, "append_cache", "Meta")
-def _append_cache(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    key: torch.Tensor,  # [batch, key_value_heads, sequence, size]
-    value: torch.Tensor,
-    mask: torch.Tensor,  # [batch, total]: only its length matters
-    layer: int,
-):
+def _append_cache(
+    key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, _layer: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     total = mask.shape[1]
-    return tuple(x.new_empty((x.shape[0], x.shape[1], total, x.shape[3])) for x in (key, value))
+    appended = [x.new_empty((x.shape[0], x.shape[1], total, x.shape[3])) for x in (key, value)]
+    return appended[0], appended[1]
 
 
 @impl(_LIBRARY, "rotary", "Meta")
-def _rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def _rotary(x: torch.Tensor, _cos: torch.Tensor, _sin: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(x)
 
 
 @impl(_LIBRARY, "rope_tables", "Meta")
-def _rope_tables(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    position_ids: torch.Tensor, table: int, width: int
-):
+def _rope_tables(position_ids: torch.Tensor, _table: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
     shape = (*position_ids.shape, width)
-    return tuple(position_ids.new_empty(shape, dtype=torch.float32) for _ in range(2))
+    return position_ids.new_empty(shape, dtype=torch.float32), position_ids.new_empty(shape, dtype=torch.float32)
 
 
 attention = torch.ops.edgeq.attention.default

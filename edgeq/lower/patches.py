@@ -22,6 +22,7 @@ from torch import nn
 from edgeq.lower import operators
 
 STATIC_ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+EPSILON_NAMES = ("variance_epsilon", "eps", "epsilon")
 Table = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 
 
@@ -52,7 +53,7 @@ def _patch_norms(module: nn.Module) -> None:
     known: dict[tuple[type, float, int], float | None] = {}
     for norm in module.modules():
         parameters = list(norm.parameters(recurse=False))
-        eps = next((getattr(norm, name) for name in ("variance_epsilon", "eps", "epsilon") if hasattr(norm, name)), None)
+        eps = next((getattr(norm, name) for name in EPSILON_NAMES if hasattr(norm, name)), None)
         if "RMSNorm" not in type(norm).__name__ or len(parameters) != 1 or not isinstance(eps, float):
             continue
         key = (type(norm), eps, parameters[0].shape[0])
@@ -112,6 +113,7 @@ def _patch_rotary_functions(module: nn.Module, patches: Patches) -> bool:
             cos: torch.Tensor,
             sin: torch.Tensor,
             unsqueeze_dim: int = 1,
+            *,
             original: Callable[..., tuple[torch.Tensor, torch.Tensor]] = original,
         ) -> tuple[torch.Tensor, torch.Tensor]:
             if unsqueeze_dim != 1 or cos.dim() != 3 or cos.shape[-1] != q.shape[-1]:

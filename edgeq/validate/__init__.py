@@ -21,13 +21,13 @@ from edgeq.errors import BadInputError, CorruptInputError
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtimes.opening import read_manifest
 from edgeq.validate.drift import embedding_drift, language_drift
-from edgeq.validate.gates import BATCH_COSINE, Criteria, at_least, at_most, drift_gates, memory_gates, same, verdict_of
+from edgeq.validate.gates import Criteria, batch_gate, bundle_gate, drift_gates, memory_gates, same, verdict_of
 from edgeq.validate.golden import tokenizer_problem
 from edgeq.validate.memory import Outcome, read_tail, run_limited
 from edgeq.validate.onnx_weights import artifact_digest
 from edgeq.validate.reference_set import ReferenceSet
 from edgeq.validate.subject import VALIDATION, Subject
-from edgeq.validate.workplace import working_directory
+from edgeq.validate.workplace import available_cores, working_directory
 
 RUNTIME = "onnxruntime"
 TIMEOUT_SECONDS = 1800.0
@@ -88,15 +88,17 @@ def validate_bundle(
         if run.result.get("status") == "runtime_missing":
             return _measurement(gates, runtime_version="", missing=str(run.result["reason"]))
         memory = _memory(run.outcome)
-        gates += (*memory_gates(memory, run.outcome.failure), _completed(run, directory))
+        gates += memory_gates(memory, run.outcome.failure)
         version = str(run.result.get("runtime_version", ""))
-        if gates[-1].verdict is not Verdict.PASSED:
+        if memory.survived:
+            gates += (_completed(run, directory),)
+        if not memory.survived or gates[-1].verdict is not Verdict.PASSED:
             return _measurement(gates, runtime_version=version, memory=memory)
         progress.stage("measuring drift")
         drift = _drift(references, directory / "artifact")
     gates += drift_gates(drift, criteria, subject.interface.vocabulary)
     if "batch_cosine_min" in run.result:
-        gates += (at_least("batch_cosine_min", float(run.result["batch_cosine_min"]), BATCH_COSINE),)
+        gates += (batch_gate(float(run.result["batch_cosine_min"]), criteria),)
     speed = SpeedSection(**run.result["speed"])
     return _measurement(gates, runtime_version=version, memory=memory, drift=drift, speed=speed)
 
@@ -106,7 +108,7 @@ def _static_gates(subject: Subject, criteria: Criteria) -> tuple[tuple[Gate, ...
     wrong = subject.wrong_file()
     gates: tuple[Gate, ...] = (same("files", wrong or "as listed", "as listed", wrong),)
     if criteria.bundle_limit_bytes is not None:
-        gates += (at_most("bundle_bytes", subject.bytes, criteria.bundle_limit_bytes),)
+        gates += (bundle_gate(subject.app_bytes, criteria.bundle_limit_bytes),)
     if wrong:
         return gates, False
     try:
@@ -133,7 +135,8 @@ def _run_child(
     request = {
         "model": str(subject.model.absolute()),
         "interface": to_plain(subject.interface),
-        "threads": subject.threads,
+        # More threads than cores would wait for each other, which no device does.
+        "threads": min(subject.threads, available_cores()),
         "sequences": references.sequences,
         "output": str(directory),
     }

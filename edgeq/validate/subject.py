@@ -21,6 +21,7 @@ class Subject:
     """A bundle as its manifest describes it; `weights` is the map that leads back to each quantized tensor."""
 
     directory: Path
+    root: str
     model: Path
     tokenizer: Path | None
     golden: Path | None
@@ -38,6 +39,7 @@ class Subject:
             entries = from_plain(tuple[FileEntry, ...], [*manifest["files"], *report], "files")
             return cls(
                 directory=bundle,
+                root=str(manifest["root"]),
                 model=model_path(bundle, manifest),
                 tokenizer=tokenizer_path(bundle, manifest),
                 golden=manifest_path(bundle, manifest, "golden"),
@@ -53,9 +55,11 @@ class Subject:
             ) from error
 
     @property
-    def bytes(self) -> int:
-        """All files that the manifest lists."""
-        return sum(entry.bytes for entry in self.files)
+    def app_bytes(self) -> int:
+        """The files that go into the app: those below `root`, without the reference for later validation."""
+        prefix = "" if self.root == "." else f"{self.root}/"
+        shipped = (entry for entry in self.files if entry.path.startswith(prefix))
+        return sum(entry.bytes for entry in shipped if not entry.path.startswith(f"{VALIDATION}/"))
 
     def wrong_file(self) -> str:
         """The first listed file that is missing or changed, in words; empty where all are as listed.

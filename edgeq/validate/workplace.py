@@ -1,7 +1,10 @@
-"""A directory on a disk for a validation's files: files in memory would be charged to the judged process."""
+"""Where a validation runs: a directory on a disk, as files in memory would be charged to the judged process, and how
+many cores there are."""
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +21,13 @@ def working_directory(beside: Path) -> Iterator[Path]:
     on_disk = [path for path in candidates if path.is_dir() and not lies_in_memory(path)]
     with tempfile.TemporaryDirectory(prefix="edgeq-", dir=(on_disk or candidates)[0]) as directory:
         yield Path(directory)
+
+
+def available_cores() -> int:
+    """How many processors this process may use."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def lies_in_memory(path: Path, *, mounts: Path = MOUNTS) -> bool:

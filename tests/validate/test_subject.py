@@ -22,6 +22,7 @@ def make_manifest(directory: Path) -> dict[str, Any]:
     (directory / "model.onnx").write_bytes(b"model")
     entry = {"path": "model.onnx", "bytes": 5, "sha256": hashlib.sha256(b"model").hexdigest()}
     return {
+        "root": ".",
         "model": "model.onnx",
         "tokenizer": None,
         "golden": "golden/golden.json",
@@ -39,10 +40,10 @@ def test_a_manifest_becomes_paths_and_nouns(tmp_path: Path) -> None:
     assert subject.interface == INTERFACE
     assert subject.model == tmp_path / "model.onnx"
     assert subject.tokenizer is None
-    assert (subject.threads, subject.bytes, subject.wrong_file()) == (4, 5, "")
+    assert (subject.threads, subject.app_bytes, subject.wrong_file()) == (4, 5, "")
 
 
-@pytest.mark.parametrize("key", ["model", "interface", "weights", "weights_digest", "runtime", "files"])
+@pytest.mark.parametrize("key", ["root", "model", "interface", "weights", "weights_digest", "runtime", "files"])
 def test_a_missing_entry_is_refused(tmp_path: Path, key: str) -> None:
     manifest = make_manifest(tmp_path)
     del manifest[key]
@@ -80,3 +81,11 @@ def test_listed_paths_must_stay_inside(tmp_path: Path) -> None:
     manifest["files"][0]["path"] = "../model.onnx"
     with pytest.raises(BadInputError):
         Subject.from_manifest(tmp_path, manifest).wrong_file()
+
+
+def test_only_what_the_app_carries_counts(tmp_path: Path) -> None:
+    manifest = make_manifest(tmp_path)
+    paths = ("assets/m/model.onnx", "validation/float/0000.npy", "README.md")
+    manifest["files"] = [{"path": path, "bytes": 10**index, "sha256": ""} for index, path in enumerate(paths)]
+    assert Subject.from_manifest(tmp_path, manifest).app_bytes == 101
+    assert Subject.from_manifest(tmp_path, manifest | {"root": "assets/m"}).app_bytes == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import edgeq.validate.workplace as module
-from edgeq.validate.workplace import lies_in_memory, working_directory
+from edgeq.validate.workplace import available_cores, lies_in_memory, working_directory
 
 
 def test_the_deepest_mount_decides(tmp_path: Path) -> None:
@@ -42,3 +42,7 @@ def test_some_place_is_found_where_all_lie_in_memory(tmp_path: Path, monkeypatch
     monkeypatch.setattr(module, "lies_in_memory", lambda _: True)
     with working_directory(tmp_path) as directory:
         assert directory.is_dir()
+
+
+def test_there_is_a_core() -> None:
+    assert available_cores() >= 1

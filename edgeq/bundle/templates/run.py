@@ -149,11 +149,13 @@ def serve(bundle: Bundle, port: int) -> None:
     tokenizer = bundle.tokenizer()
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = 30  # one request at a time: a silent client must not hold up the others
+
         def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length") or 0)
-            if length > LARGEST_REQUEST:
-                return self.answer(413, {"error": "the request is too large"})
             try:
+                length = int(self.headers.get("Content-Length") or 0)
+                if not 0 <= length <= LARGEST_REQUEST:
+                    return self.answer(413, {"error": "the request is too large"})
                 return self.answer(200, respond(bundle, tokenizer, json.loads(self.rfile.read(length))))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 return self.answer(400, {"error": str(error)})

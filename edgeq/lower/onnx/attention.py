@@ -12,7 +12,7 @@ from torch import fx
 from edgeq.lower import operators
 from edgeq.lower.onnx.graph import MICROSOFT
 from edgeq.lower.onnx.neural import packed_linear
-from edgeq.lower.onnx.translator import Converter, Translator, tensor
+from edgeq.lower.onnx.translator import Converter, Translator, arguments, option, tensor
 
 aten = torch.ops.aten
 ROTARY_MULTIPLE = 16
@@ -20,7 +20,7 @@ ROTARY_MULTIPLE = 16
 
 
 def _attention(t: Translator, node: fx.Node) -> ir.Value:
-    causal = node.args[8]
+    causal = arguments(node)[8]
     output = _group_query(t, node) if causal else _bidirectional(t, node)
     size = tensor(node).shape[2:]
     shape = tensor(node).shape
@@ -36,24 +36,24 @@ def _group_query(t: Translator, node: fx.Node) -> ir.Value:
     query key value, or query+key+value packed -> [GroupQueryAttention] -> output
     past_key past_value ----------------------^  \\--> present_key present_value
     """
-    query, key, value, sinks, layer, scale, window, softcap, _ = node.args
+    query, key, value, sinks, layer, scale, window, softcap, _ = arguments(node)
     heads, size = int(tensor(query).shape[1]), int(tensor(query).shape[3])
     kv_heads, value_size = int(tensor(value).shape[1]), int(tensor(value).shape[3])
     table = _shared_table(query, key)
     fold = table is not None and size % ROTARY_MULTIPLE == 0
-    q, k = (x.args[0] if fold else x for x in (query, key))  # type: ignore[union-attr]
+    q, k = (x.args[0] if fold else x for x in (query, key))
     packed = packed_linear(t, tuple(_source(x) for x in (q, k, value)))
     if packed is not None:
         projections: list[ir.Value | None] = [packed, None, None]
     else:
         projections = [_flat(t, x) for x in (q, k, value)]
     cached = t.signature.is_language_model
-    past = t.signature.cache(int(layer), kv_heads, size, value_size) if cached else (None, None)  # type: ignore[call-overload]
+    past = t.signature.cache(int(layer), kv_heads, size, value_size) if cached else (None, None)
     rotation = list(t.signature.rotary_table(table)) if fold and table is not None else [None, None]
-    attributes: dict[str, int | float] = {"num_heads": heads, "kv_num_heads": kv_heads, "scale": float(scale)}  # type: ignore[arg-type]
+    attributes: dict[str, int | float] = {"num_heads": heads, "kv_num_heads": kv_heads, "scale": float(scale)}
     attributes |= {"do_rotary": 1} if fold else {}
-    attributes |= {"local_window_size": int(window)} if window else {}  # type: ignore[call-overload]
-    attributes |= {"softcap": float(softcap)} if softcap else {}  # type: ignore[arg-type]
+    attributes |= {"local_window_size": int(window)} if window else {}
+    attributes |= {"softcap": float(softcap)} if softcap else {}
     sink_values = [] if sinks is None else [None, None, t.value(sinks)]
     output, *present = t.graph.multi_op(
         "GroupQueryAttention",
@@ -63,17 +63,17 @@ def _group_query(t: Translator, node: fx.Node) -> ir.Value:
         *rotation,
         *sink_values,
         outputs=3,
-        attributes=attributes,  # type: ignore[arg-type]
+        attributes=attributes,
         domain=MICROSOFT,
     )
     if cached:
-        t.signature.present(int(layer), *present)  # type: ignore[call-overload]
+        t.signature.present(int(layer), *present)
     return output
 
 
 def _bidirectional(t: Translator, node: fx.Node) -> ir.Value:
     """An encoder's attention: every position sees every position that the mask keeps."""
-    query, key, value, _, _, scale, *_ = node.args
+    query, key, value, _, _, scale, *_ = arguments(node)
     heads, kv_heads = int(tensor(query).shape[1]), int(tensor(key).shape[1])
     flat = [_flat(t, x) for x in (query, key, value)]
     if kv_heads != heads:
@@ -83,7 +83,7 @@ def _bidirectional(t: Translator, node: fx.Node) -> ir.Value:
         *flat,
         None,
         t.signature.key_padding_mask(),
-        attributes={"num_heads": heads, "scale": float(scale)},  # type: ignore[arg-type]
+        attributes={"num_heads": heads, "scale": float(scale)},
         domain=MICROSOFT,
     )
 
@@ -98,9 +98,9 @@ def _repeated_heads(t: Translator, node: Any, flat: ir.Value, times: int) -> ir.
 
 def _source(node: Any) -> fx.Node | None:  # noqa: ANN401
     """The `[batch, sequence, heads * size]` node behind `transpose(view(x), 1, 2)`, or None."""
-    if not isinstance(node, fx.Node) or node.target != aten.transpose.int or set(node.args[1:3]) != {1, 2}:
+    if not isinstance(node, fx.Node) or node.target != aten.transpose.int or set(arguments(node)[1:3]) != {1, 2}:
         return None
-    view: Any = node.args[0]
+    view: Any = arguments(node)[0]
     if not isinstance(view, fx.Node) or view.target not in (aten.view.default, aten.reshape.default):
         return None
     source: Any = view.args[0]
@@ -128,14 +128,14 @@ def _shared_table(query: Any, key: Any) -> int | None:  # noqa: ANN401
 def _table(node: Any) -> int | None:  # noqa: ANN401
     if not isinstance(node, fx.Node) or node.target != operators.rotary:
         return None
-    cos: Any = node.args[1]
+    cos: Any = arguments(node)[1]
     tables: Any = cos.args[0] if cos.op == "call_function" and cos.target.__name__ == "getitem" else None
     return tables.args[1] if tables is not None and tables.target == operators.rope_tables else None
 
 
 def _rotary(t: Translator, node: fx.Node) -> ir.Value:
-    x = node.args[0]
-    cos, sin = (_halved(t, table, t.value(x)) for table in node.args[1:3])
+    x = arguments(node)[0]
+    cos, sin = (_halved(t, table, t.value(x)) for table in arguments(node)[1:3])
     return t.graph.op("RotaryEmbedding", t.value(x), cos, sin)
 
 
@@ -154,21 +154,21 @@ def _halved(t: Translator, node: Any, x: ir.Value) -> ir.Value:  # noqa: ANN401
 
 def _rope_tables(t: Translator, node: fx.Node) -> tuple[ir.Value, ...]:
     """The rows of the table at the positions, doubled to full width."""
-    positions, index, _ = node.args
-    halves = [t.graph.op("Gather", table, t.value(positions)) for table in t.signature.rotary_table(int(index))]  # type: ignore[call-overload]
+    positions, index, _ = arguments(node)
+    halves = [t.graph.op("Gather", table, t.value(positions)) for table in t.signature.rotary_table(int(index))]
     return tuple(t.graph.op("Concat", half, half, attributes={"axis": -1}) for half in halves)
 
 
 def _append_cache(t: Translator, node: fx.Node) -> tuple[ir.Value, ...]:
     """Plain capture: past and new keys and values in one, which is also what comes out as present."""
-    key, value, _, layer = node.args
+    key, value, _, layer = arguments(node)
     sizes = [(int(tensor(x).shape[1]), int(tensor(x).shape[3])) for x in (key, value)]
-    past = t.signature.cache(int(layer), sizes[0][0], sizes[0][1], sizes[1][1])  # type: ignore[call-overload]
+    past = t.signature.cache(int(layer), sizes[0][0], sizes[0][1], sizes[1][1])
     present = tuple(
         t.graph.op("Concat", before, t.value(new), attributes={"axis": 2})
         for before, new in zip(past, (key, value), strict=True)
     )
-    t.signature.present(int(layer), *present)  # type: ignore[call-overload]
+    t.signature.present(int(layer), *present)
     return present
 
 
@@ -176,16 +176,17 @@ def _scaled_dot_product(t: Translator, node: fx.Node) -> ir.Value:
     """
     softmax(query @ key^T * scale + mask) @ value
     """
-    query, key, value = (t.value(x) for x in node.args[:3])
-    mask: Any = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
-    causal = node.args[5] if len(node.args) > 5 else node.kwargs.get("is_causal", False)
-    heads, size = int(tensor(node.args[0]).shape[1]), int(tensor(node.args[0]).shape[3])
-    kv_heads = int(tensor(node.args[1]).shape[1])
-    scale = node.kwargs.get("scale") or size**-0.5
+    query, key, value = (t.value(x) for x in arguments(node)[:3])
+    mask, causal = option(node, 3, "attn_mask", None), option(node, 5, "is_causal", False)
+    heads, size = int(tensor(arguments(node)[0]).shape[1]), int(tensor(arguments(node)[0]).shape[3])
+    kv_heads = int(tensor(arguments(node)[1]).shape[1])
+    scale = float(option(node, 6, "scale", None) or size**-0.5)
     if kv_heads != heads:
-        key, value = (_grouped(t, x, n, heads // kv_heads) for x, n in zip((key, value), node.args[1:3], strict=True))
+        key, value = (
+            _grouped(t, x, n, heads // kv_heads) for x, n in zip((key, value), arguments(node)[1:3], strict=True)
+        )
     turned = t.graph.op("Transpose", key, attributes={"perm": [0, 1, 3, 2]})
-    scaled = t.graph.op("Mul", query, t.graph.scalar(float(scale), torch.float32))  # type: ignore[arg-type]
+    scaled = t.graph.op("Mul", query, t.graph.scalar(scale, torch.float32))
     scores = t.graph.op("MatMul", scaled, turned)
     if mask is not None:
         scores = t.graph.op("Add", scores, _additive(t, mask))
@@ -205,9 +206,7 @@ def _additive(t: Translator, mask: Any) -> ir.Value:  # noqa: ANN401
     if tensor(mask).dtype != torch.bool:
         return t.value(mask, torch.float32)
     lowest = float(np.finfo(np.float32).min)
-    return t.graph.op(
-        "Where", t.value(mask), t.graph.scalar(0.0, torch.float32), t.graph.scalar(lowest, torch.float32)
-    )
+    return t.graph.op("Where", t.value(mask), t.graph.scalar(0.0, torch.float32), t.graph.scalar(lowest, torch.float32))
 
 
 def _causal_bias(t: Translator, scores: ir.Value) -> ir.Value:

@@ -9,14 +9,14 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
-from edgeq.lower.onnx.translator import Converter, Translator, is_symbolic_number, tensor
+from edgeq.lower.onnx.translator import Converter, Result, Translator, arguments, is_symbolic_number, option, tensor
 
 aten = torch.ops.aten
 
 
 def _unary(op_type: str) -> Converter:
     def convert(t: Translator, node: fx.Node) -> ir.Value:
-        return t.graph.op(op_type, t.value(node.args[0], tensor(node).dtype))
+        return t.graph.op(op_type, t.value(arguments(node)[0], tensor(node).dtype))
 
     return convert
 
@@ -24,9 +24,9 @@ def _unary(op_type: str) -> Converter:
 def _binary(op_type: str) -> Converter:
     """`op(left, right)` in the dtype of the result, as torch promotes."""
 
-    def convert(t: Translator, node: fx.Node) -> ir.Value:
+    def convert(t: Translator, node: fx.Node) -> Result:
         dtype = tensor(node).dtype
-        left, right = t.value(node.args[0], dtype), t.value(node.args[1], dtype)
+        left, right = t.value(arguments(node)[0], dtype), t.value(arguments(node)[1], dtype)
         alpha = node.kwargs.get("alpha", 1)
         if alpha != 1:
             right = t.graph.op("Mul", right, t.value(alpha, dtype))
@@ -37,25 +37,25 @@ def _binary(op_type: str) -> Converter:
 
 def _reversed_subtraction(t: Translator, node: fx.Node) -> ir.Value:
     dtype = tensor(node).dtype
-    return t.graph.op("Sub", t.value(node.args[1], dtype), t.value(node.args[0], dtype))
+    return t.graph.op("Sub", t.value(arguments(node)[1], dtype), t.value(arguments(node)[0], dtype))
 
 
 def _division(t: Translator, node: fx.Node) -> ir.Value:
     dtype = tensor(node).dtype
     mode = node.kwargs.get("rounding_mode")
-    quotient = t.graph.op("Div", t.value(node.args[0], dtype), t.value(node.args[1], dtype))
+    quotient = t.graph.op("Div", t.value(arguments(node)[0], dtype), t.value(arguments(node)[1], dtype))
     return t.graph.op("Floor", quotient) if mode == "floor" and dtype.is_floating_point else quotient
 
 
 def _remainder(t: Translator, node: fx.Node) -> ir.Value:
     dtype = tensor(node).dtype
-    return t.graph.op("Mod", t.value(node.args[0], dtype), t.value(node.args[1], dtype))
+    return t.graph.op("Mod", t.value(arguments(node)[0], dtype), t.value(arguments(node)[1], dtype))
 
 
 def _comparison(op_type: str, *, negate: bool = False) -> Converter:
     def convert(t: Translator, node: fx.Node) -> ir.Value:
-        dtype = _common_dtype(node.args[:2])
-        result = t.graph.op(op_type, t.value(node.args[0], dtype), t.value(node.args[1], dtype))
+        dtype = _common_dtype(arguments(node)[:2])
+        result = t.graph.op(op_type, t.value(arguments(node)[0], dtype), t.value(arguments(node)[1], dtype))
         return t.graph.op("Not", result) if negate else result
 
     return convert
@@ -79,26 +79,26 @@ def _logical(op_type: str, bitwise: str) -> Converter:
     """Bitwise on integers, logical on booleans."""
 
     def convert(t: Translator, node: fx.Node) -> ir.Value:
-        dtype = _common_dtype(node.args[:2])
+        dtype = _common_dtype(arguments(node)[:2])
         chosen = op_type if dtype == torch.bool else bitwise
-        return t.graph.op(chosen, t.value(node.args[0], dtype), t.value(node.args[1], dtype))
+        return t.graph.op(chosen, t.value(arguments(node)[0], dtype), t.value(arguments(node)[1], dtype))
 
     return convert
 
 
 def _logical_not(t: Translator, node: fx.Node) -> ir.Value:
-    return t.graph.op("Not", t.value(node.args[0], torch.bool))
+    return t.graph.op("Not", t.value(arguments(node)[0], torch.bool))
 
 
 def _cast(t: Translator, node: fx.Node) -> ir.Value:
     """`to`, `type_as` and their kin: only the dtype matters."""
-    source, result = tensor(node.args[0]).dtype, tensor(node).dtype
-    value = t.value(node.args[0])
+    source, result = tensor(arguments(node)[0]).dtype, tensor(node).dtype
+    value = t.value(arguments(node)[0])
     return value if source == result else t.graph.cast(value, result)
 
 
 def _identity(t: Translator, node: fx.Node) -> ir.Value:
-    return t.value(node.args[0])
+    return t.value(arguments(node)[0])
 
 
 def _nothing(t: Translator, node: fx.Node) -> ir.Value:
@@ -107,15 +107,15 @@ def _nothing(t: Translator, node: fx.Node) -> ir.Value:
 
 
 def _rsqrt(t: Translator, node: fx.Node) -> ir.Value:
-    return t.graph.op("Reciprocal", t.graph.op("Sqrt", t.value(node.args[0], tensor(node).dtype)))
+    return t.graph.op("Reciprocal", t.graph.op("Sqrt", t.value(arguments(node)[0], tensor(node).dtype)))
 
 
 def _reduction(op_type: str) -> Converter:
     def convert(t: Translator, node: fx.Node) -> ir.Value:
-        axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-        keep = bool(node.args[2]) if len(node.args) > 2 else bool(node.kwargs.get("keepdim", False))
+        axes = option(node, 1, "dim", None)
+        keep = bool(option(node, 2, "keepdim", False))
         dtype = tensor(node).dtype
-        value = t.value(node.args[0], torch.int32 if dtype == torch.bool else dtype)
+        value = t.value(arguments(node)[0], torch.int32 if dtype == torch.bool else dtype)
         if axes is None or axes == []:
             result = t.graph.op(op_type, value, attributes={"keepdims": int(keep)})
         else:
@@ -128,17 +128,16 @@ def _reduction(op_type: str) -> Converter:
 
 def _arg_reduction(op_type: str) -> Converter:
     def convert(t: Translator, node: fx.Node) -> ir.Value:
-        axis = node.args[1] if len(node.args) > 1 else 0
-        keep = int(bool(node.args[2])) if len(node.args) > 2 else 0
-        return t.graph.op(op_type, t.value(node.args[0]), attributes={"axis": axis, "keepdims": keep})
+        axis, keep = option(node, 1, "dim", 0), int(option(node, 2, "keepdim", False))
+        return t.graph.op(op_type, t.value(arguments(node)[0]), attributes={"axis": axis, "keepdims": keep})
 
     return convert
 
 
 def _extremum_with_indices(reduce: str, arg: str) -> Converter:
     def convert(t: Translator, node: fx.Node) -> tuple[ir.Value, ...]:
-        value, axis = t.value(node.args[0]), node.args[1]
-        keep = int(bool(node.args[2])) if len(node.args) > 2 else 0
+        value, axis = t.value(arguments(node)[0]), arguments(node)[1]
+        keep = int(option(node, 2, "keepdim", False))
         values = t.graph.op(reduce, value, t.graph.int64(axis), attributes={"keepdims": keep})
         return values, t.graph.op(arg, value, attributes={"axis": axis, "keepdims": keep})
 
@@ -147,20 +146,18 @@ def _extremum_with_indices(reduce: str, arg: str) -> Converter:
 
 def _norm(t: Translator, node: fx.Node) -> ir.Value:
     """`linalg.vector_norm` and `norm` of order 1 or 2."""
-    order = node.args[1] if len(node.args) > 1 else 2
-    axes = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim")
-    keep = bool(node.args[3]) if len(node.args) > 3 else bool(node.kwargs.get("keepdim", False))
+    order, axes = option(node, 1, "ord", 2), option(node, 2, "dim", None)
+    keep = bool(option(node, 3, "keepdim", False))
     op_type = "ReduceL1" if order == 1 else "ReduceL2"
     listed = [axes] if isinstance(axes, int) else list(axes or [])
     inputs = [t.graph.int64(*listed)] if listed else []
-    return t.graph.op(op_type, t.value(node.args[0]), *inputs, attributes={"keepdims": int(keep)})
+    return t.graph.op(op_type, t.value(arguments(node)[0]), *inputs, attributes={"keepdims": int(keep)})
 
 
 def _clamp(t: Translator, node: fx.Node) -> ir.Value:
     dtype = tensor(node).dtype
-    lowest = node.args[1] if len(node.args) > 1 else node.kwargs.get("min")
-    highest = node.args[2] if len(node.args) > 2 else node.kwargs.get("max")
-    value = t.value(node.args[0], dtype)
+    lowest, highest = option(node, 1, "min", None), option(node, 2, "max", None)
+    value = t.value(arguments(node)[0], dtype)
     if lowest is not None:
         value = t.graph.op("Max", value, t.value(lowest, dtype))
     return value if highest is None else t.graph.op("Min", value, t.value(highest, dtype))
@@ -168,43 +165,43 @@ def _clamp(t: Translator, node: fx.Node) -> ir.Value:
 
 def _clamp_max(t: Translator, node: fx.Node) -> ir.Value:
     dtype = tensor(node).dtype
-    return t.graph.op("Min", t.value(node.args[0], dtype), t.value(node.args[1], dtype))
+    return t.graph.op("Min", t.value(arguments(node)[0], dtype), t.value(arguments(node)[1], dtype))
 
 
 def _cumulative_sum(t: Translator, node: fx.Node) -> ir.Value:
     dtype = tensor(node).dtype
-    return t.graph.op("CumSum", t.value(node.args[0], dtype), t.value(node.args[1], torch.int64))
+    return t.graph.op("CumSum", t.value(arguments(node)[0], dtype), t.value(arguments(node)[1], torch.int64))
 
 
 def _where(t: Translator, node: fx.Node) -> ir.Value:
     dtype = tensor(node).dtype
-    condition = t.value(node.args[0], torch.bool)
-    return t.graph.op("Where", condition, t.value(node.args[1], dtype), t.value(node.args[2], dtype))
+    condition = t.value(arguments(node)[0], torch.bool)
+    return t.graph.op("Where", condition, t.value(arguments(node)[1], dtype), t.value(arguments(node)[2], dtype))
 
 
 def _masked_fill(t: Translator, node: fx.Node) -> ir.Value:
     dtype = tensor(node).dtype
-    mask = t.value(node.args[1], torch.bool)
-    return t.graph.op("Where", mask, t.value(node.args[2], dtype), t.value(node.args[0], dtype))
+    mask = t.value(arguments(node)[1], torch.bool)
+    return t.graph.op("Where", mask, t.value(arguments(node)[2], dtype), t.value(arguments(node)[0], dtype))
 
 
 def _gelu(t: Translator, node: fx.Node) -> ir.Value:
     approximate = node.kwargs.get("approximate", "none")
-    return t.graph.op("Gelu", t.value(node.args[0]), attributes={"approximate": str(approximate)})
+    return t.graph.op("Gelu", t.value(arguments(node)[0]), attributes={"approximate": str(approximate)})
 
 
 def _silu(t: Translator, node: fx.Node) -> ir.Value:
-    x = t.value(node.args[0])
+    x = t.value(arguments(node)[0])
     return t.graph.op("Mul", x, t.graph.op("Sigmoid", x))
 
 
 def _symbolic(op_type: str) -> Converter:
     """Arithmetic on sizes; where both sides are tensors, the operator means the tensors."""
 
-    def convert(t: Translator, node: fx.Node) -> ir.Value:
+    def convert(t: Translator, node: fx.Node) -> Result:
         if not is_symbolic_number(node) and isinstance(node.meta.get("val"), torch.Tensor):
             return _binary(op_type)(t, node)
-        return t.graph.op(op_type, t.integer(node.args[0]), t.integer(node.args[1]))  # type: ignore[arg-type]
+        return t.graph.op(op_type, t.integer(arguments(node)[0]), t.integer(arguments(node)[1]))
 
     return convert
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,10 +38,10 @@ class ExternalData:
 
     def reserve(self, name: str, dtype: ir.DataType, shape: tuple[int, ...], produce: Callable[[], Array]) -> ir.Value:
         """An initializer whose bytes `produce` will give when the file is written."""
-        length = int(np.prod(shape)) * dtype.itemsize
+        length = math.prod(shape) * int(dtype.itemsize)
         offset = -(-self._end // ALIGNMENT) * ALIGNMENT
-        self._slots.append(_Slot(int(offset), int(length), name, produce))
-        self._end = int(offset + length)
+        self._slots.append(_Slot(offset, length, name, produce))
+        self._end = offset + length
         return self._value(name, dtype, shape, offset, length)
 
     def alias(self, name: str, other: ir.Value, shape: tuple[int, ...]) -> ir.Value:
@@ -51,7 +52,7 @@ class ExternalData:
 
     def _value(self, name: str, dtype: ir.DataType, shape: tuple[int, ...], offset: int, length: int) -> ir.Value:
         tensor = ir.ExternalTensor(
-            DATA_FILE, int(offset), int(length), dtype, shape=ir.Shape(shape), name=name, base_dir=self.directory
+            DATA_FILE, offset, length, dtype, shape=ir.Shape(shape), name=name, base_dir=self.directory
         )
         value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=tensor)
         self.values[name] = value

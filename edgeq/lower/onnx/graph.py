@@ -66,7 +66,9 @@ class GraphBuilder:
         key = (array.tobytes(), str(array.dtype), array.shape)
         if key not in self._constants:
             tensor = ir.tensor(array, name=name or f"constant_{len(self._constants)}")
-            value = ir.Value(name=tensor.name, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+            value = ir.Value(
+                name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+            )
             self._constants[key] = value
             self.initializers[str(tensor.name)] = value
         return self._constants[key]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
+
+from edgeq.core.scheme import Scheme
 
 if TYPE_CHECKING:
     from edgeq.lower.capture import CapturedModel
@@ -27,20 +29,21 @@ class LinearGroups:
 
     def __init__(self, captured: CapturedModel, weights: Weights) -> None:
         self.of: dict[fx.Node, LinearGroup] = {}
-        candidates: dict[tuple[object, ...], list[tuple[fx.Node, str]]] = {}
+        candidates: dict[tuple[fx.Node, Scheme, bool, str | None], list[tuple[fx.Node, str]]] = {}
         uses = _use_counts(captured)
         for node in captured.program.graph.nodes:
             if node.op != "call_function" or node.target != torch.ops.aten.linear.default:
                 continue
-            name = captured.weight_names.get(node.args[1].name)
+            arguments: tuple[Any, ...] = node.args
+            name = captured.weight_names.get(arguments[1].name)
             scheme = None if name is None else weights.scheme(name)
             if name is None or scheme is None:
                 continue
-            has_bias = len(node.args) > 2 and node.args[2] is not None
-            shared = weights.stored_name(name) if uses[node.args[1]] > 1 else None
-            candidates.setdefault((node.args[0], scheme, has_bias, shared), []).append((node, name))
+            has_bias = len(arguments) > 2 and arguments[2] is not None
+            shared = weights.stored_name(name) if uses[arguments[1]] > 1 else None
+            candidates.setdefault((arguments[0], scheme, has_bias, shared), []).append((node, name))
         for (_, _, has_bias, _), members in candidates.items():
-            group = LinearGroup(tuple(n for n, _ in members), tuple(w for _, w in members), bool(has_bias))
+            group = LinearGroup(tuple(n for n, _ in members), tuple(w for _, w in members), has_bias)
             self.of |= dict.fromkeys(group.nodes, group)
 
 

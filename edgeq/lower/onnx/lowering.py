@@ -107,7 +107,10 @@ def _interface(store: QuantizedModel, signature: Signature, model: ir.Model, con
 
 def _vocabulary(info: ModelInfo) -> int:
     """Rows of the largest embedding or head."""
-    return max((weight.outputs_inputs[0] for weight in info.weights.values() if weight.role in ("embedding", "head")), default=0)
+    return max(
+        (weight.outputs_inputs[0] for weight in info.weights.values() if weight.role in ("embedding", "head")),
+        default=0,
+    )
 
 
 def _special_tokens(directory: Path) -> tuple[tuple[int, ...], int | None]:

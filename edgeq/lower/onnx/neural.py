@@ -10,7 +10,7 @@ from torch import fx
 
 from edgeq.lower.onnx.graph import MICROSOFT
 from edgeq.lower.onnx.linears import LinearGroup
-from edgeq.lower.onnx.translator import Converter, Translator, tensor
+from edgeq.lower.onnx.translator import Converter, Translator, arguments, option, tensor
 from edgeq.lower.onnx.weights import Matrix, rows_name
 
 aten = torch.ops.aten
@@ -18,8 +18,8 @@ aten = torch.ops.aten
 
 def _linear(t: Translator, node: fx.Node) -> ir.Value:
     """`x @ weight^T + bias`."""
-    x, weight = node.args[0], node.args[1]
-    bias: Any = node.args[2] if len(node.args) > 2 else None
+    x, weight = arguments(node)[0], arguments(node)[1]
+    bias = option(node, 2, "bias", None)
     name = t.weight_name(weight)
     if name is None:
         turned = t.graph.op("Transpose", t.value(weight), attributes={"perm": [1, 0]})
@@ -51,7 +51,7 @@ def _quantized_linear(t: Translator, node: fx.Node) -> ir.Value:
 
 def _group_product(t: Translator, group: LinearGroup) -> ir.Value:
     if group not in t.products:
-        biases = [t.weight_name(node.args[2]) for node in group.nodes] if group.has_bias else []
+        biases = [t.weight_name(arguments(node)[2]) for node in group.nodes] if group.has_bias else []
         bias = t.weights.concatenated(tuple(name for name in biases if name is not None)) if biases else None
         x = t.value(group.nodes[0].args[0])
         t.products[group] = matmul_n_bits(t, x, t.weights.matrix(group.weights), bias)
@@ -75,7 +75,7 @@ def _float_matrix(t: Translator, name: str, *, transposed: bool) -> ir.Value:
 
 def _addmm(t: Translator, node: fx.Node) -> ir.Value:
     """`bias + x @ weight`, as transformers' Conv1D writes it: the weight is `[inputs, outputs]`."""
-    bias, x, weight = node.args[:3]
+    bias, x, weight = arguments(node)[:3]
     name = t.weight_name(weight)
     if name is None:
         return _plus(t, t.graph.op("MatMul", t.value(x), t.value(weight)), bias)
@@ -102,7 +102,7 @@ def matmul_n_bits(t: Translator, x: ir.Value, matrix: Matrix, bias: ir.Value | N
 
 def _matmul(t: Translator, node: fx.Node) -> ir.Value:
     """`x @ y`, where y may be a weight `[inputs, outputs]` or the transpose of one `[outputs, inputs]`."""
-    left, right = node.args[:2]
+    left, right = arguments(node)[:2]
     for weight, transposed in ((right, False), (_untransposed(right), True)):
         name = t.weight_name(weight)
         if name is None:
@@ -118,12 +118,12 @@ def _untransposed(node: Any) -> Any:  # noqa: ANN401 - an fx argument
     if not isinstance(node, fx.Node) or node.op != "call_function" or tensor(node).dim() != 2:
         return None
     turned = node.target in (aten.t.default, aten.numpy_T.default, aten.transpose.int, aten.permute.default)
-    return node.args[0] if turned else None
+    return arguments(node)[0] if turned else None
 
 
 def _embedding(t: Translator, node: fx.Node) -> ir.Value:
     """Rows of a table; quantized rows are expanded one by one as they are looked up."""
-    table, ids = node.args[:2]
+    table, ids = arguments(node)[:2]
     name = t.weight_name(table)
     if name is None:
         return t.graph.op("Gather", t.value(table), t.value(ids))
@@ -136,8 +136,9 @@ def _embedding(t: Translator, node: fx.Node) -> ir.Value:
 def _quantized_embedding(t: Translator, name: str, ids: ir.Value) -> ir.Value:
     """The table reads the same bytes as a tied head: `[rows, groups, bytes]` seen as `[rows, groups * bytes]`."""
     matrix = t.weights.matrix((name,))
-    rows, groups, width = (int(size) for size in matrix.codes.shape)  # type: ignore[union-attr]
-    table = t.weights.data.alias(rows_name(str(matrix.codes.name)), matrix.codes, (rows, groups * width))
+    groups = -(-matrix.inputs // matrix.block)
+    shape = (matrix.outputs, groups * matrix.block * matrix.scheme.bits // 8)
+    table = t.weights.data.alias(rows_name(str(matrix.codes.name)), matrix.codes, shape)
     inputs = [table, ids, matrix.scales] + ([] if matrix.zero_points is None else [matrix.zero_points])
     attributes = {"bits": matrix.scheme.bits, "block_size": matrix.block, "gather_axis": 0, "quantize_axis": 1}
     output = t.graph.op("GatherBlockQuantized", *inputs, attributes=attributes, domain=MICROSOFT)
@@ -147,8 +148,8 @@ def _quantized_embedding(t: Translator, name: str, ids: ir.Value) -> ir.Value:
 
 
 def _rms_norm(t: Translator, node: fx.Node) -> ir.Value:
-    x, _, weight, eps = node.args
-    attributes = {"epsilon": float(eps)}  # type: ignore[arg-type]
+    x, _, weight, eps = arguments(node)
+    attributes = {"epsilon": float(eps)}
     fused = _after_residual(t, "SkipSimplifiedLayerNormalization", x, [t.value(weight)], attributes)
     if fused is not None:
         return fused
@@ -156,8 +157,7 @@ def _rms_norm(t: Translator, node: fx.Node) -> ir.Value:
 
 
 def _layer_norm(t: Translator, node: fx.Node) -> ir.Value:
-    arguments: list[Any] = [*node.args, None, None, None][:5]
-    x, shape, weight, bias, eps = arguments
+    x, shape, weight, bias, eps = [*arguments(node), None, None, None][:5]
     ones = t.graph.op("Expand", t.graph.scalar(1.0, torch.float32), t.graph.int64(*shape))
     affine = [ones if weight is None else t.value(weight)] + ([] if bias is None else [t.value(bias)])
     attributes = {"epsilon": 1e-5 if eps is None else float(eps)}
@@ -168,7 +168,7 @@ def _layer_norm(t: Translator, node: fx.Node) -> ir.Value:
 
 
 def _after_residual(
-    t: Translator, op_type: str, x: Any, affine: list[ir.Value], attributes: dict[str, float]
+    t: Translator, op_type: str, x: object, affine: list[ir.Value], attributes: dict[str, float]
 ) -> ir.Value | None:
     """A norm of `a + b` computes the sum as well: later readers of the sum take it from there."""
     if not isinstance(x, fx.Node) or x.target != aten.add.Tensor or x.kwargs.get("alpha", 1) != 1:
@@ -186,8 +186,8 @@ def _after_residual(
 
 
 def _softmax(t: Translator, node: fx.Node) -> ir.Value:
-    axis: Any = node.args[1]
-    return t.graph.op("Softmax", t.value(node.args[0], tensor(node).dtype), attributes={"axis": axis})
+    axis: Any = arguments(node)[1]
+    return t.graph.op("Softmax", t.value(arguments(node)[0], tensor(node).dtype), attributes={"axis": axis})
 
 
 NEURAL: dict[Any, Converter] = {

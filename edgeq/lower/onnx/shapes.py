@@ -10,84 +10,84 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
-from edgeq.lower.onnx.translator import Converter, Translator, tensor
+from edgeq.lower.onnx.translator import Converter, Translator, arguments, option, tensor
 
 aten = torch.ops.aten
 LAST = np.iinfo(np.int64).max
 
 
-def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:  # noqa: ANN401
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
-
-
 def _reshape(t: Translator, node: fx.Node) -> ir.Value:
-    source = t.value(node.args[0])
+    source = t.value(arguments(node)[0])
     after = tensor(node).shape
     flat = t.flat.get(source)
     if flat is not None and len(after) == 3 and flat.shape is not None and after[2] == flat.shape[2]:
         return flat
-    sizes = _argument(node, 1, "size", ())
-    return t.reshape(source, tensor(node.args[0]).shape, after, sizes if isinstance(sizes, (list, tuple)) else ())
+    sizes = option(node, 1, "size", ())
+    return t.reshape(source, tensor(arguments(node)[0]).shape, after, sizes if isinstance(sizes, (list, tuple)) else ())
 
 
 def _flatten(t: Translator, node: fx.Node) -> ir.Value:
-    return t.reshape(t.value(node.args[0]), tensor(node.args[0]).shape, tensor(node).shape, ())
+    return t.reshape(t.value(arguments(node)[0]), tensor(arguments(node)[0]).shape, tensor(node).shape, ())
 
 
 def _transpose(t: Translator, node: fx.Node) -> ir.Value:
     rank = tensor(node).dim()
-    first, second = (int(axis) % rank for axis in node.args[1:3])  # type: ignore[arg-type]
+    first, second = (int(axis) % rank for axis in arguments(node)[1:3])
     order = list(range(rank))
     order[first], order[second] = second, first
-    return t.graph.op("Transpose", t.value(node.args[0]), attributes={"perm": order})
+    return t.graph.op("Transpose", t.value(arguments(node)[0]), attributes={"perm": order})
 
 
 def _permute(t: Translator, node: fx.Node) -> ir.Value:
     rank = tensor(node).dim()
-    order = [int(axis) % rank for axis in node.args[1]]  # type: ignore[union-attr,arg-type]
-    return t.graph.op("Transpose", t.value(node.args[0]), attributes={"perm": order})
+    order = [int(axis) % rank for axis in arguments(node)[1]]
+    return t.graph.op("Transpose", t.value(arguments(node)[0]), attributes={"perm": order})
 
 
 def _t(t: Translator, node: fx.Node) -> ir.Value:
-    return t.graph.op("Transpose", t.value(node.args[0]), attributes={"perm": [1, 0]})
+    return t.graph.op("Transpose", t.value(arguments(node)[0]), attributes={"perm": [1, 0]})
 
 
 def _unsqueeze(t: Translator, node: fx.Node) -> ir.Value:
-    return t.graph.op("Unsqueeze", t.value(node.args[0]), t.graph.int64(int(node.args[1])))  # type: ignore[arg-type]
+    return t.graph.op("Unsqueeze", t.value(arguments(node)[0]), t.graph.int64(int(arguments(node)[1])))
 
 
 def _squeeze(t: Translator, node: fx.Node) -> ir.Value:
-    axes = node.args[1]
-    listed = [axes] if isinstance(axes, int) else list(axes)  # type: ignore[arg-type]
-    shape = tensor(node.args[0]).shape
+    axes = arguments(node)[1]
+    listed = [axes] if isinstance(axes, int) else list(axes)
+    shape = tensor(arguments(node)[0]).shape
     ones = [int(axis) for axis in listed if isinstance(shape[axis], int) and shape[axis] == 1]
-    return t.graph.op("Squeeze", t.value(node.args[0]), t.graph.int64(*ones)) if ones else t.value(node.args[0])
+    return (
+        t.graph.op("Squeeze", t.value(arguments(node)[0]), t.graph.int64(*ones))
+        if ones
+        else t.value(arguments(node)[0])
+    )
 
 
 def _slice(t: Translator, node: fx.Node) -> ir.Value:
-    axis = _argument(node, 1, "dim", 0)
-    start = _argument(node, 2, "start", None) or 0
-    end = _argument(node, 3, "end", None)
-    step = _argument(node, 4, "step", 1)
+    axis = option(node, 1, "dim", 0)
+    start = option(node, 2, "start", None) or 0
+    end = option(node, 3, "end", None)
+    step = option(node, 4, "step", 1)
     end = LAST if end is None else end
     if start == 0 and end == LAST and step == 1:
-        return t.value(node.args[0])
+        return t.value(arguments(node)[0])
     return t.graph.op(
-        "Slice", t.value(node.args[0]), t.integer(start), t.integer(end), t.graph.int64(axis), t.graph.int64(step)
+        "Slice", t.value(arguments(node)[0]), t.integer(start), t.integer(end), t.graph.int64(axis), t.graph.int64(step)
     )
 
 
 def _select(t: Translator, node: fx.Node) -> ir.Value:
-    axis, index = node.args[1], node.args[2]
-    position = t.graph.op("Squeeze", t.integer(index))  # type: ignore[arg-type]
-    return t.graph.op("Gather", t.value(node.args[0]), position, attributes={"axis": axis})  # type: ignore[dict-item]
+    axis, index = arguments(node)[1], arguments(node)[2]
+    position = t.graph.op("Squeeze", t.integer(index))
+    return t.graph.op("Gather", t.value(arguments(node)[0]), position, attributes={"axis": axis})
 
 
 def _index(t: Translator, node: fx.Node) -> ir.Value:
     """`x[i]`, `x[:, i]` with one index tensor, or `x[i, j, ...]` with several from the first axis on."""
-    indices: Any = node.args[1]
+    indices: Any = arguments(node)[1]
     given = [axis for axis, index in enumerate(indices) if index is not None]
-    value = t.value(node.args[0])
+    value = t.value(arguments(node)[0])
     if len(given) == 1:
         index = t.value(indices[given[0]])
         return t.graph.op("Gather", value, index, attributes={"axis": given[0]})
@@ -101,26 +101,28 @@ def _index(t: Translator, node: fx.Node) -> ir.Value:
 
 
 def _gather(t: Translator, node: fx.Node) -> ir.Value:
-    axis: Any = node.args[1]
-    return t.graph.op("GatherElements", t.value(node.args[0]), t.value(node.args[2]), attributes={"axis": axis})
+    axis: Any = arguments(node)[1]
+    return t.graph.op(
+        "GatherElements", t.value(arguments(node)[0]), t.value(arguments(node)[2]), attributes={"axis": axis}
+    )
 
 
 def _index_select(t: Translator, node: fx.Node) -> ir.Value:
-    axis: Any = node.args[1]
-    return t.graph.op("Gather", t.value(node.args[0]), t.value(node.args[2]), attributes={"axis": axis})
+    axis: Any = arguments(node)[1]
+    return t.graph.op("Gather", t.value(arguments(node)[0]), t.value(arguments(node)[2]), attributes={"axis": axis})
 
 
 def _concatenate(t: Translator, node: fx.Node) -> ir.Value:
-    parts: Any = node.args[0]
+    parts: Any = arguments(node)[0]
     dtype = tensor(node).dtype
-    axis = _argument(node, 1, "dim", 0)
+    axis = option(node, 1, "dim", 0)
     kept = [part for part in parts if not (tensor(part).dim() == 1 and tensor(part).shape[0] == 0)]
     return t.graph.op("Concat", *(t.value(part, dtype) for part in kept), attributes={"axis": axis})
 
 
 def _stack(t: Translator, node: fx.Node) -> ir.Value:
-    parts: Any = node.args[0]
-    axis = int(_argument(node, 1, "dim", 0)) % tensor(node).dim()
+    parts: Any = arguments(node)[0]
+    axis = int(option(node, 1, "dim", 0)) % tensor(node).dim()
     raised = [t.graph.op("Unsqueeze", t.value(part), t.graph.int64(axis)) for part in parts]
     return t.graph.op("Concat", *raised, attributes={"axis": axis})
 
@@ -128,47 +130,48 @@ def _stack(t: Translator, node: fx.Node) -> ir.Value:
 def _split(t: Translator, node: fx.Node) -> tuple[ir.Value, ...]:
     """`split`, `split_with_sizes`, `chunk`: the lengths are those of the results."""
     results: Any = node.meta["val"]
-    axis = int(_argument(node, 2, "dim", 0))
+    axis = int(option(node, 2, "dim", 0))
     lengths = [int(part.shape[axis]) for part in results]
     return t.graph.multi_op(
-        "Split", t.value(node.args[0]), t.graph.int64(*lengths), outputs=len(lengths), attributes={"axis": axis}
+        "Split", t.value(arguments(node)[0]), t.graph.int64(*lengths), outputs=len(lengths), attributes={"axis": axis}
     )
 
 
 def _unbind(t: Translator, node: fx.Node) -> tuple[ir.Value, ...]:
     results: Any = node.meta["val"]
-    axis = int(_argument(node, 1, "dim", 0))
+    axis = int(option(node, 1, "dim", 0))
     positions = range(len(results))
     return tuple(
-        t.graph.op("Gather", t.value(node.args[0]), t.value(i, torch.int64), attributes={"axis": axis})
+        t.graph.op("Gather", t.value(arguments(node)[0]), t.value(i, torch.int64), attributes={"axis": axis})
         for i in positions
     )
 
 
 def _getitem(t: Translator, node: fx.Node) -> ir.Value:
-    source: Any = node.args[0]
+    source: Any = arguments(node)[0]
     values = t.values[source]
     assert isinstance(values, tuple)  # noqa: S101 - getitem reads what a multi-output converter returned
-    return values[node.args[1]]  # type: ignore[index]
+    index: int = arguments(node)[1]
+    return values[index]
 
 
 def _expand(t: Translator, node: fx.Node) -> ir.Value:
-    sizes: Any = node.args[1]
-    before = tensor(node.args[0]).shape
+    sizes: Any = arguments(node)[1]
+    before = tensor(arguments(node)[0]).shape
     offset = len(sizes) - len(before)
     explicit = []
     for axis, size in enumerate(sizes):
         unchanged = axis >= offset and not (isinstance(before[axis - offset], int) and before[axis - offset] == 1)
         explicit.append(1 if size == -1 or unchanged else size)
     if all(size == 1 for size in explicit) and offset == 0:
-        return t.value(node.args[0])
-    return t.graph.op("Expand", t.value(node.args[0]), t.integers(explicit))
+        return t.value(arguments(node)[0])
+    return t.graph.op("Expand", t.value(arguments(node)[0]), t.integers(explicit))
 
 
 def _repeat(t: Translator, node: fx.Node) -> ir.Value:
-    counts: Any = node.args[1]
-    value = t.value(node.args[0])
-    missing = len(counts) - tensor(node.args[0]).dim()
+    counts: Any = arguments(node)[1]
+    value = t.value(arguments(node)[0])
+    missing = len(counts) - tensor(arguments(node)[0]).dim()
     if missing:
         value = t.graph.op("Unsqueeze", value, t.graph.int64(*range(missing)))
     return t.graph.op("Tile", value, t.integers(counts))
@@ -176,8 +179,8 @@ def _repeat(t: Translator, node: fx.Node) -> ir.Value:
 
 def _arange(t: Translator, node: fx.Node) -> ir.Value:
     dtype = tensor(node).dtype
-    arguments: list[Any] = list(node.args)
-    start, end, step = {1: [0, *arguments, 1], 2: [*arguments, 1], 3: arguments}[len(arguments)]
+    given = list(arguments(node))
+    start, end, step = {1: [0, *given, 1], 2: [*given, 1], 3: given}[len(given)]
     return t.graph.op("Range", t.value(start, dtype), t.value(end, dtype), t.value(step, dtype))
 
 
@@ -186,44 +189,44 @@ def _filled(t: Translator, sizes: Any, number: float | bool, dtype: torch.dtype)
 
 
 def _full(t: Translator, node: fx.Node) -> ir.Value:
-    number: Any = node.args[1]
-    return _filled(t, node.args[0], number, tensor(node).dtype)
+    number: Any = arguments(node)[1]
+    return _filled(t, arguments(node)[0], number, tensor(node).dtype)
 
 
 def _new_full(number: float, sizes_at: int) -> Converter:
     def convert(t: Translator, node: fx.Node) -> ir.Value:
-        return _filled(t, node.args[sizes_at], number, tensor(node).dtype)
+        return _filled(t, arguments(node)[sizes_at], number, tensor(node).dtype)
 
     return convert
 
 
 def _new_full_value(t: Translator, node: fx.Node) -> ir.Value:
-    number: Any = node.args[2]
-    return _filled(t, node.args[1], number, tensor(node).dtype)
+    number: Any = arguments(node)[2]
+    return _filled(t, arguments(node)[1], number, tensor(node).dtype)
 
 
 def _full_like(t: Translator, node: fx.Node) -> ir.Value:
-    defaults = {aten.zeros_like.default: 0, aten.ones_like.default: 1}
-    number: Any = defaults.get(node.target, node.args[1] if len(node.args) > 1 else 0)  # type: ignore[arg-type]
-    shape = t.graph.op("Shape", t.value(node.args[0]))
+    defaults: dict[Any, int] = {aten.zeros_like.default: 0, aten.ones_like.default: 1}
+    number: Any = defaults.get(node.target, arguments(node)[1] if len(arguments(node)) > 1 else 0)
+    shape = t.graph.op("Shape", t.value(arguments(node)[0]))
     return t.graph.op("Expand", t.graph.scalar(number, tensor(node).dtype), shape)
 
 
 def _triangle(upper: int) -> Converter:
     def convert(t: Translator, node: fx.Node) -> ir.Value:
-        diagonal = t.value(int(_argument(node, 1, "diagonal", 0)), torch.int64)
-        return t.graph.op("Trilu", t.value(node.args[0]), diagonal, attributes={"upper": upper})
+        diagonal = t.value(int(option(node, 1, "diagonal", 0)), torch.int64)
+        return t.graph.op("Trilu", t.value(arguments(node)[0]), diagonal, attributes={"upper": upper})
 
     return convert
 
 
 def _scalar_tensor(t: Translator, node: fx.Node) -> ir.Value:
-    return t.value(node.args[0], tensor(node).dtype)
+    return t.value(arguments(node)[0], tensor(node).dtype)
 
 
 def _size(t: Translator, node: fx.Node) -> ir.Value:
-    axis: Any = node.args[1]
-    return t.graph.dimension(t.value(node.args[0]), axis)
+    axis: Any = arguments(node)[1]
+    return t.graph.dimension(t.value(arguments(node)[0]), axis)
 
 
 SHAPES: dict[Any, Converter] = {

@@ -49,7 +49,9 @@ class Signature:
         length = graph.dimension(ids, 1)
         # positions of the new tokens: how many real tokens came before each
         counted = graph.op("CumSum", mask, graph.constant(np.array(1, dtype=np.int64)))
-        newest = graph.op("Slice", counted, graph.op("Neg", length), graph.int64(np.iinfo(np.int64).max), graph.int64(1))
+        newest = graph.op(
+            "Slice", counted, graph.op("Neg", length), graph.int64(np.iinfo(np.int64).max), graph.int64(1)
+        )
         first = graph.constant(np.array(0, dtype=np.int64))
         one = graph.constant(np.array(1, dtype=np.int64))
         self.inputs["position_ids"] = graph.op("Max", graph.op("Sub", newest, one), first)
@@ -81,7 +83,7 @@ class Signature:
         self.presents[layer] = (key, value)
 
     def lengths(self) -> tuple[ir.Value, ir.Value]:
-        """GroupQueryAttention's view of the mask: last real position per row int32 `[batch]`, total length int32 `[]`."""
+        """What GroupQueryAttention reads off the mask, int32: last real position `[batch]`, total length `[]`."""
         if self._lengths is None:
             graph, mask = self.graph, self.inputs["attention_mask"]
             counted = graph.op("ReduceSum", mask, graph.int64(1), attributes={"keepdims": 0})
@@ -94,9 +96,7 @@ class Signature:
     def key_padding_mask(self) -> ir.Value:
         """MultiHeadAttention's mask: int32 `[batch, sequence]`, 1 where a position counts."""
         if self._mask is None:
-            self._mask = self.graph.op(
-                "Cast", self.inputs["attention_mask"], attributes={"to": int(ir.DataType.INT32)}
-            )
+            self._mask = self.graph.op("Cast", self.inputs["attention_mask"], attributes={"to": int(ir.DataType.INT32)})
         return self._mask
 
     def rotary_table(self, index: int) -> tuple[ir.Value, ir.Value]:

@@ -57,7 +57,7 @@ class Translator:
             if node.op == "call_function" and not self._is_turned_weight(node):
                 self.values[node] = self._convert(node)
             elif node.op == "output":
-                outputs = [self.value(argument) for argument in node.args[0]]
+                outputs = [self.value(argument) for argument in arguments(node)[0]]
         return outputs
 
     def _convert(self, node: fx.Node) -> Result:
@@ -79,7 +79,7 @@ class Translator:
         assert isinstance(value, ir.Value)  # noqa: S101 - tuples are only read by getitem
         if is_symbolic_number(argument):
             scalar = self.graph.op("Squeeze", value)
-            return scalar if dtype in (None, torch.int64) else self.graph.cast(scalar, dtype)  # type: ignore[arg-type]
+            return scalar if dtype is None or dtype == torch.int64 else self.graph.cast(scalar, dtype)
         if dtype is not None and tensor(argument).dtype != dtype:
             return self.graph.cast(value, dtype)
         return value
@@ -92,11 +92,11 @@ class Translator:
             return value
         return self.graph.int64(argument)
 
-    def integers(self, arguments: Sequence[int | fx.Node]) -> ir.Value:
+    def integers(self, numbers: Sequence[int | fx.Node]) -> ir.Value:
         """Python and symbolic integers as one int64 `[n]`."""
-        if all(isinstance(argument, int) for argument in arguments):
-            return self.graph.int64(*arguments)  # type: ignore[arg-type]
-        return self.graph.op("Concat", *map(self.integer, arguments), attributes={"axis": 0})
+        if all(isinstance(argument, int) for argument in numbers):
+            return self.graph.int64(*(number for number in numbers if isinstance(number, int)))
+        return self.graph.op("Concat", *map(self.integer, numbers), attributes={"axis": 0})
 
     def weight_name(self, argument: Any) -> str | None:  # noqa: ANN401
         """The parameter that a placeholder stands for, or None."""
@@ -139,6 +139,16 @@ class Translator:
         return self.signature.inputs[node.name]
 
 
+def arguments(node: fx.Node) -> tuple[Any, ...]:
+    """A node's positional arguments; torch's own type for them is too wide to work with."""
+    return node.args
+
+
+def option(node: fx.Node, position: int, name: str, default: Any) -> Any:  # noqa: ANN401
+    """An argument that may be given by position, by name, or not at all."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
 def tensor(node: Any) -> torch.Tensor:  # noqa: ANN401
     """The fake tensor that torch computed for a node: its shape and dtype."""
     value: torch.Tensor = node.meta["val"]
@@ -164,8 +174,8 @@ def decompose_unsupported(
     missing = unsupported(program, converters)
     if not missing:
         return program
-    table = {op: rule for op, rule in torch.export.default_decompositions().items() if op in missing}
-    program = program.run_decompositions(table)
+    known: Any = torch.export.default_decompositions()
+    program = program.run_decompositions({op: rule for op, rule in known.items() if op in missing})
     missing = unsupported(program, converters)
     if missing:
         names = ", ".join(sorted(map(str, missing)))
@@ -190,7 +200,6 @@ def _number_dtype(number: object) -> torch.dtype:
 
 def _scope(node: fx.Node) -> str:
     """The module path that made the node, for names that a reader of the graph recognises."""
-    stack = node.meta.get("nn_module_stack") or {}
+    stack: dict[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
     paths = [path for path, _ in stack.values()]
     return "/" + paths[-1].replace(".", "/") if paths and paths[-1] else ""
-

@@ -125,9 +125,7 @@ class Weights:
         zero_points = None
         if not scheme.symmetric:
             zero_shape = (outputs, -(-groups * scheme.bits // 8))
-            zero_points = self.data.reserve(
-                f"{label}.zero_points", ir.DataType.UINT8, zero_shape, lambda: stacked(2)
-            )
+            zero_points = self.data.reserve(f"{label}.zero_points", ir.DataType.UINT8, zero_shape, lambda: stacked(2))
         matrix = Matrix(
             scheme=scheme,
             block=block,
