@@ -1,6 +1,6 @@
 """Decode and prefill beside onnxruntime-genai's model builder: both graphs in plain ONNX Runtime, same settings.
 
-python -m benchmarks.decode_speed [--runs 5] [--cache .bench] [--edgeq MODEL.onnx] [--peer MODEL.onnx]
+python -m benchmarks.decode_speed [--runs 5] [--cache .bench] [--options=FLAGS] [--edgeq MODEL.onnx] [--peer MODEL.onnx]
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import peers
@@ -22,11 +23,11 @@ MEASUREMENTS = {
 }
 
 
-def build_artifacts(cache: Path) -> tuple[Path, Path]:
-    """Both model files, built at the first call and kept in the cache."""
+def build_artifacts(cache: Path, options: Sequence[str]) -> tuple[Path, Path]:
+    """Both model files; edgeq's is exported anew, the builder's is kept in the cache."""
     model = peers.prepare_model(cache)
     ours, theirs = cache / "decode-edgeq", cache / "decode-builder"
-    subprocess.run(peers.edgeq_command(model, ours), check=True, cwd=peers.REPOSITORY, capture_output=True)
+    subprocess.run(peers.edgeq_command(model, ours, options), check=True, cwd=peers.REPOSITORY, capture_output=True)
     if not (theirs / "model.onnx").is_file():
         command = peers.builder_command(peers.prepare_builder(cache), model, theirs)
         subprocess.run(command, check=True, cwd=cache, capture_output=True)
@@ -61,13 +62,14 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".bench"), help="models and builder environment, kept")
     parser.add_argument("--edgeq", type=Path, help="measure this model file instead of exporting one")
     parser.add_argument("--peer", type=Path, help="compare with this model file instead of building one")
+    parser.add_argument("--options", default="", help="flags to add to edgeq's, such as '--embedding-bits 4'")
     arguments = parser.parse_args()
     cache = arguments.cache.resolve()
     cache.mkdir(parents=True, exist_ok=True)
     if arguments.edgeq and arguments.peer:
         edgeq, peer = arguments.edgeq.resolve(), arguments.peer.resolve()
     else:
-        edgeq, peer = build_artifacts(cache)
+        edgeq, peer = build_artifacts(cache, arguments.options.split())
     ours, theirs = [], []
     for _ in range(arguments.runs):
         ours.append(measure_once(edgeq, arguments.threads))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -33,10 +34,10 @@ def prepare_builder(cache: Path) -> Path:
     return python
 
 
-def edgeq_command(model: Path, output: Path) -> list[str]:
-    """`edgeq export` without validation, as the builder validates nothing."""
+def edgeq_command(model: Path, output: Path, more: Sequence[str] = ()) -> list[str]:
+    """`edgeq export` without validation, as the builder validates nothing; `more` are flags to add."""
     options = ["--target", "edge", "--bits", "4", "--no-validate", "--force", "--output", str(output)]
-    return [sys.executable, "-m", "edgeq", "export", str(model), *options]
+    return [sys.executable, "-m", "edgeq", "export", str(model), *options, *more]
 
 
 def builder_command(python: Path, model: Path, output: Path) -> list[str]:

@@ -67,14 +67,17 @@ def output_errors(path: Path) -> Iterator[None]:
                 f"{path} may not be written ({error.strerror}).", remedy="Choose another --output."
             ) from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
-            raise OutputError(f"{path} cannot be created ({error.strerror}).", remedy="Choose another --output.") from error
+            raise OutputError(
+                f"{path} cannot be created ({error.strerror}).", remedy="Choose another --output."
+            ) from error
         raise
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """Call `write` with a temporary sibling of `path`, then put it in place: readers see the old file or the whole new one.
+    """Call `write` with a temporary sibling of `path`, then put it in place.
 
-    Raises OutputError where the disk is full or the place not writable; the temporary file is gone then.
+    Readers see the old file or the whole new one. Raises OutputError where the disk is full or the place not writable;
+    the temporary file is gone then.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with output_errors(path):
@@ -111,7 +114,11 @@ def publish_directory(staged: Path, final: Path, *, force: bool) -> None:
                 raise OutputError(f"{final} exists.", remedy="Name another --output, or say --force to replace it.")
             retired = final.with_name(f".{final.name}.{os.getpid()}.old")
             final.rename(retired)
-            staged.rename(final)
+            try:
+                staged.rename(final)
+            except OSError:
+                retired.rename(final)
+                raise
             shutil.rmtree(retired)
         else:
             staged.rename(final)

@@ -70,6 +70,7 @@ def test_export_without_arguments_takes_the_defaults(library: Library) -> None:
 
 
 def test_export_hands_every_flag_on(library: Library) -> None:
+    Path("e.txt").write_text("Some text.\n")
     flags = (
         "--target edge --bits 8 --method rtn --group-size 64 --symmetric --embedding-bits 8 --format onnx"
         " --task feature-extraction --accuracy-level 1 --evaluation e.txt --max-memory 2GB --max-drift 0.1"
@@ -152,6 +153,7 @@ def test_wrong_settings_are_refused_in_one_line(
         (["export", "--bits"], "--bits"),
         (["export", "--task", "text-generatoin"], "Did you mean 'text-generation'?"),
         (["export", "--max-memory", "2XB"], "'2XB' is not a size"),
+        (["export", "--evaluation", "no-such-file"], "no-such-file"),
         (["quantize", "model"], "--output"),
         (["validate"], "bundle"),
         (["targets", "androd"], "Did you mean 'android'?"),

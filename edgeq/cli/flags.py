@@ -34,7 +34,10 @@ MaxDrift = Annotated[
     float | None,
     Option(help="Gate: mean KL divergence in nats per token; encoders: 1 - mean cosine.", metavar="X"),
 ]
-Evaluation = Annotated[Path | None, Option(help="UTF-8 text to measure drift on. Default: built in.", metavar="FILE")]
+Evaluation = Annotated[
+    Path | None,
+    Option(help="UTF-8 text to measure drift on. Default: built in.", metavar="FILE", exists=True, dir_okay=False),
+]
 MemoryLimit = Annotated[
     Any, Option(parser=parse_size, help="Run under this limit. Default: the target's.", metavar="SIZE")
 ]

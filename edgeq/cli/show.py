@@ -87,7 +87,7 @@ def _rows(rows: list[list[str]], indent: str) -> Iterator[str]:
 
 def _scalar(name: str, value: object) -> str:
     """One value for people; a name that ends in `bytes` says what a number counts."""
-    if value is None or value in ([], {}):
+    if value is None or value in ([], {}, ""):
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -47,7 +47,7 @@ def open_session(model_path: Path, *, threads: int = 0) -> Any:  # noqa: ANN401
     options.log_severity_level = 3
     # A decoder's shapes grow with every token: each would leave one more memory plan behind.
     options.enable_mem_pattern = False
-    # Packed weights in the growing arena would cost up to twice their size.
+    # Packed weights stay out of the arena, which grows by doubling.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     try:
         return onnxruntime.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])

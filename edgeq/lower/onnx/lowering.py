@@ -84,7 +84,17 @@ def _assemble(signature: Signature, data: ExternalData, results: list[ir.Value],
             graph.initializers[name] = value
     model = ir.Model(graph, ir_version=IR_VERSION, producer_name="edgeq")
     RemoveUnusedNodesPass()(model)
+    _drop_unused_outputs(model)
     return model
+
+
+def _drop_unused_outputs(model: ir.Model) -> None:
+    """An optional output without a name is not computed: norms would write statistics that nobody reads."""
+    kept = set(model.graph.outputs)
+    for node in model.graph:
+        for output in node.outputs:
+            if node.domain == MICROSOFT and not output.uses() and output not in kept:
+                output.name = ""
 
 
 def _interface(store: QuantizedModel, signature: Signature, model: ir.Model, context_length: int) -> Interface:
