@@ -55,7 +55,7 @@ class Diagnosis:
 def examine() -> Diagnosis:
     """Look at this machine. ONNX Runtime is really loaded: one that is installed but does not load is missing."""
     from edgeq import __version__
-    from edgeq.validate.memory import available_backends
+    from edgeq.validation.memory import available_backends
 
     tools = tuple(Tool(name=name, version=_version(name), needed_for=purpose) for name, purpose in REQUIREMENTS)
     limits = tuple(MemoryLimit(name=name, usable=usable, detail=why) for name, usable, why in available_backends())

@@ -25,21 +25,21 @@ from edgeq.core.scheme import FLOAT_BITS, QUANTIZED_BITS
 from edgeq.core.target import Format, TargetProfile
 from edgeq.errors import OutputError, RuntimeUnavailableError, SourceNotFoundError, UnknownNameError, UsageError
 from edgeq.files import output_errors
-from edgeq.lower import lower as lower_to
+from edgeq.lowering import lower as lower_to
 from edgeq.models.demo_model import DEMO_NAME
 from edgeq.models.evaluation import TOKENIZER_FILE, evaluation_inputs
 from edgeq.models.reference import run_reference
 from edgeq.models.source import SourceModel, load
 from edgeq.profiles import load_profile
 from edgeq.progress import Progress, SilentProgress
-from edgeq.quantize import allocate
-from edgeq.quantize import quantize as quantize_into
+from edgeq.quantization import allocate
+from edgeq.quantization import quantize as quantize_into
 from edgeq.reports.json import read_report, report_to_json
 from edgeq.reports.markdown import report_to_markdown
 from edgeq.store import QuantizedModel
-from edgeq.validate import validate_bundle
-from edgeq.validate.gates import Criteria
-from edgeq.validate.reference_set import ReferenceSet
+from edgeq.validation import validate_bundle
+from edgeq.validation.gates import Criteria
+from edgeq.validation.reference_set import ReferenceSet
 
 DEFAULT_TARGET = "android"
 ACCURACY_LEVELS = (1, 4)
@@ -125,18 +125,12 @@ def export(
     """
     profile = _profile(target, accuracy_level)
     recipe = _recipe(bits, method, group_size, symmetric, embedding_bits)
-    chosen_format = _format(format, profile)
-    if output is not None:
-        check_output(output.resolve(), force=force)
-    progress = progress or SilentProgress()
-    progress.stage("loading")
-    source = load(model, task=task)
-    output = output or Path(f"{bundle_name(source.info.source)}-{profile.name}-{bits}bit")
+    name = bundle_name(DEMO_NAME if model is None else str(model))
     job = Job(
         recipe=recipe,
         target=profile,
-        format=chosen_format,
-        output=output.resolve(),
+        format=_format(format, profile),
+        output=(output or Path(f"{name}-{profile.name}-{bits}bit")).resolve(),
         max_memory=max_memory,
         max_drift=max_drift,
         max_size=max_size,
@@ -144,8 +138,10 @@ def export(
         validate=validate,
         force=force,
     )
-    check_output(job.output, force=force)
-    return build(source, job, progress)
+    _check_places(job)
+    progress = progress or SilentProgress()
+    progress.stage("loading")
+    return build(load(model, task=task), job, progress)
 
 
 def quantize(
@@ -276,6 +272,13 @@ def _format(name: str | None, profile: TargetProfile) -> Format:
     raise UnknownNameError(
         f"{profile.name} takes no format {name!r}.", remedy=f"It takes {', '.join(profile.formats)}; edgeq has {known}."
     )
+
+
+def _check_places(job: Job) -> None:
+    """What can be known to fail is said before hours of work."""
+    check_output(job.output, force=job.force)
+    if job.evaluation is not None and not job.evaluation.is_file():
+        raise UsageError(f"There is no file {job.evaluation}.", remedy="Name a UTF-8 text with --evaluation.")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from edgeq.core.report import (
 )
 from edgeq.core.target import TargetProfile
 from edgeq.store import QuantizedModel
-from edgeq.validate import RUNTIME, Measurement
+from edgeq.validation import RUNTIME, Measurement
 
 
 def report_of(

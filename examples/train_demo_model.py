@@ -3,7 +3,8 @@
     python examples/train_demo_model.py --train corpus.txt [more.txt ...] --test test.txt --output edgeq/models/demo
 
 The last twentieth of every training file is held out; the checkpoint with the lowest held-out loss is the one kept.
-Small corpora over-fit, so every epoch is tokenized anew with BPE-dropout (https://arxiv.org/abs/1910.13267).
+Corpora with spaced-out punctuation and <unk> words, as WikiText-2 has them, are read a second time as plain English,
+so that the model can write both.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import time
 from pathlib import Path
 
@@ -21,11 +23,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 VOCABULARY = 4096
 END_OF_TEXT = "<|endoftext|>"
 CONTEXT = 512
-BATCH = 8
-PEAK_LEARNING_RATE = 2e-3
-WARMUP_STEPS = 60
-EVALUATE_EVERY = 60
-BPE_DROPOUT = 0.1
+BATCH = 4
+PEAK_LEARNING_RATE = 4e-3
+WARMUP_STEPS = 100
+EVALUATE_EVERY = 150
+UNKNOWN = "<unk>"
 
 
 def train_tokenizer(texts: list[str]) -> Tokenizer:
@@ -43,11 +45,19 @@ def train_tokenizer(texts: list[str]) -> Tokenizer:
     return tokenizer
 
 
-def encode(tokenizer: Tokenizer, text: str, dropout: float | None = None) -> torch.Tensor:
-    """Token ids of a whole text, `int64 [tokens]`; with dropout, merges are skipped at random."""
-    tokenizer.model.dropout = dropout
+def plain_english(text: str) -> str:
+    """The sentences without unknown words, with punctuation set as people set it."""
+    sentences = [s for line in text.splitlines() for s in re.split(r"(?<= \.) ", f"{line} ") if UNKNOWN not in s]
+    plain = " ".join(s.strip() for s in sentences if "=" not in s and s.strip())
+    plain = re.sub(r" @(.)@ ", r"\1", plain)
+    plain = re.sub(r" ([.,;:!?)%]|'s|n't)", r"\1", plain)
+    plain = re.sub(r'" ([^"]*?) "', r'"\1"', plain).replace("( ", "(").replace("$ ", "$")
+    return re.sub(r"(?<=[.!?]) (?=[A-Z])", " ", plain)
+
+
+def encode(tokenizer: Tokenizer, text: str) -> torch.Tensor:
+    """Token ids of a whole text, `int64 [tokens]`."""
     encoded = tokenizer.encode_batch(text.splitlines(keepends=True))
-    tokenizer.model.dropout = None
     return torch.tensor([token for line in encoded for token in line.ids])
 
 
@@ -79,32 +89,38 @@ def bits_per_byte(model: LlamaForCausalLM, tokenizer: Tokenizer, text: str) -> f
     return mean_loss(model, tokens) * (len(tokens) - 1) / math.log(2) / len(text.encode())
 
 
-def train(
-    model: LlamaForCausalLM, tokenizer: Tokenizer, train_text: str, held_out: torch.Tensor, minutes: float
-) -> None:
-    """AdamW with a cosine schedule over the time allowed; leaves the best held-out weights in `model`."""
+def optimizers_of(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
+    """Muon (https://kellerjordan.github.io/posts/muon) for the hidden matrices, AdamW for embeddings and norms."""
+    embeddings = model.get_input_embeddings().weight
+    hidden = [p for p in model.parameters() if p.dim() == 2 and p is not embeddings]
+    others = [p for p in model.parameters() if p.dim() != 2 or p is embeddings]
+    return [
+        torch.optim.Muon(hidden, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, weight_decay=0.01, betas=(0.9, 0.95)),
+    ]
+
+
+def train(model: LlamaForCausalLM, tokens: torch.Tensor, held_out: torch.Tensor, minutes: float) -> None:
+    """A cosine schedule over the time allowed, in bfloat16; leaves the best held-out weights in `model`."""
     generator = torch.Generator().manual_seed(0)
-    decayed = [p for p in model.parameters() if p.dim() > 1]
-    others = [p for p in model.parameters() if p.dim() <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], betas=(0.9, 0.95)
-    )
+    optimizers = optimizers_of(model)
     best_loss, best = math.inf, {}
     step, started = 0, time.monotonic()
     progress = 0.0
     while progress < 1.0:
-        for batch in epoch_batches(encode(tokenizer, train_text, BPE_DROPOUT), generator):
+        for batch in epoch_batches(tokens, generator):
             progress = min(1.0, (time.monotonic() - started) / (60 * minutes))
-            decay = 0.02 + 0.49 * (1 + math.cos(math.pi * progress))
-            rate = PEAK_LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * decay
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            logits = model(batch[:, :-1]).logits
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
-            optimizer.zero_grad()
+            decay = 0.01 + 0.495 * (1 + math.cos(math.pi * progress))
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+                group["lr"] = PEAK_LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * decay
+            with torch.autocast("cpu", torch.bfloat16):
+                logits = model(batch[:, :-1]).logits
+            loss = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten())
+            model.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             step += 1
             if step % EVALUATE_EVERY == 0 or progress >= 1.0:
                 held_out_loss = mean_loss(model, held_out)
@@ -140,7 +156,8 @@ def main() -> None:
     cuts = [len(text) * 19 // 20 for text in texts]
     train_text = "".join(text[:cut] for text, cut in zip(texts, cuts, strict=True))
     held_out_text = "".join(text[cut:] for text, cut in zip(texts, cuts, strict=True))
-    tokenizer = train_tokenizer([train_text])
+    plain = "".join(plain_english(text[:cut]) for text, cut in zip(texts, cuts, strict=True) if UNKNOWN in text)
+    tokenizer = train_tokenizer([train_text, plain])
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=256,
@@ -150,13 +167,14 @@ def main() -> None:
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT,
         tie_word_embeddings=True,
-        attention_dropout=0.1,
         bos_token_id=0,
         eos_token_id=0,
     )
     model = LlamaForCausalLM(config)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
-    train(model, tokenizer, train_text, encode(tokenizer, held_out_text), arguments.minutes)
+    print(f"{model.num_parameters():,} parameters", flush=True)
+    tokens = torch.cat([encode(tokenizer, text) for text in (train_text, plain)])
+    print(f"{len(tokens):,} tokens", flush=True)
+    train(model, tokens, encode(tokenizer, held_out_text), arguments.minutes)
 
     metrics = {"held_out_bits_per_byte": bits_per_byte(model, tokenizer, held_out_text)}
     metrics["held_out_perplexity"] = math.exp(mean_loss(model, encode(tokenizer, held_out_text)))
@@ -164,7 +182,6 @@ def main() -> None:
         test_text = arguments.test.read_text(encoding="utf-8")
         metrics["test_bits_per_byte"] = bits_per_byte(model, tokenizer, test_text)
         metrics["test_perplexity"] = math.exp(mean_loss(model, encode(tokenizer, test_text)))
-    model.config.attention_dropout = 0.0
     save(model, tokenizer, arguments.output)
     print(json.dumps(metrics, indent=2))
 

@@ -10,7 +10,7 @@ import pytest
 from edgeq.errors import CorruptInputError
 from edgeq.runtimes.onnxruntime import Encoder, TextGenerator
 from edgeq.runtimes.opening import open_bundle
-from edgeq.validate.reference_set import ReferenceSet
+from edgeq.validation.reference_set import ReferenceSet
 from runtime_tests.tiny_onnx import make_bundle
 
 

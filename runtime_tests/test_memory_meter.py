@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeq.validate.limits import backends
-from edgeq.validate.memory import Outcome, run_limited
+from edgeq.validation.limits import backends
+from edgeq.validation.memory import Outcome, run_limited
 
 MEBIBYTE = 1 << 20
 USABLE = [backend.name for backend in backends() if backend.usable]
@@ -114,7 +114,7 @@ def test_mapped_files_larger_than_the_limit_survive(file: Path, backend: str) ->
 
 @pytest.mark.parametrize("backend", [name for name in USABLE if name.startswith("cgroup")])
 def test_the_kernel_kills_what_no_sample_sees(file: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeq.validate.memory.SAMPLE_SECONDS", 0.5)
+    monkeypatch.setattr("edgeq.validation.memory.SAMPLE_SECONDS", 0.5)
     outcome = run(ANONYMOUS, file, backend, limit=SIZE * MEBIBYTE // 2)
     assert (outcome.returncode, outcome.survived, outcome.failure) == (-9, False, "killed at the limit")
     assert outcome.peak_dirty_bytes < SIZE * MEBIBYTE // 2

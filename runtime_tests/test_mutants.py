@@ -15,7 +15,7 @@ from edgeq.bundle.manifest import MANIFEST, file_entry, manifest_bytes, read_man
 from edgeq.core.report import Report, Verdict
 from edgeq.errors import CorruptInputError
 from edgeq.pipeline import export, validate
-from edgeq.validate.onnx_weights import artifact_digest
+from edgeq.validation.onnx_weights import artifact_digest
 from tests.tiny_models import tiny_llama
 
 

@@ -15,10 +15,10 @@ import pytest
 from edgeq.core.report import EmbeddingDrift, LanguageDrift, Verdict
 from edgeq.core.scheme import Scheme
 from edgeq.errors import CorruptInputError, RuntimeUnavailableError
-from edgeq.validate import Measurement, validate_bundle
-from edgeq.validate.gates import Criteria
-from edgeq.validate.limits import backends
-from edgeq.validate.onnx_weights import artifact_digest
+from edgeq.validation import Measurement, validate_bundle
+from edgeq.validation.gates import Criteria
+from edgeq.validation.limits import backends
+from edgeq.validation.onnx_weights import artifact_digest
 from runtime_tests.tiny_onnx import (
     ENCODER,
     make_bundle,

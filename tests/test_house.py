@@ -129,7 +129,7 @@ def test_import_and_help_load_no_framework(arguments: list[str]) -> None:
 def test_public_names_are_functions_whatever_was_imported_before() -> None:
     """Three of them are also the names of packages, which the import system would put in their place."""
     program = (
-        "import edgeq.lower, edgeq.quantize, edgeq.validate.memory\n"
+        "import edgeq.lowering, edgeq.quantization, edgeq.validation.memory\n"
         "print([name for _ in range(2) for name in edgeq.__all__ if not callable(getattr(edgeq, name))])"
     )
     command = [sys.executable, "-c", program]

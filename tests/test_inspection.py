@@ -14,7 +14,7 @@ from edgeq.errors import SourceNotFoundError
 from edgeq.inspection import BundleInspection, ModelInspection, StoreInspection, inspect, planned_bytes
 from edgeq.models import source
 from edgeq.profiles import load_profile
-from edgeq.quantize import allocate, quantize
+from edgeq.quantization import allocate, quantize
 from edgeq.store import QuantizedModel
 from tests.bundle.samples import sealed_bundle
 from tests.reports.samples import DIGEST

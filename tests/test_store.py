@@ -17,10 +17,10 @@ from safetensors.numpy import load_file
 
 from edgeq.core.recipe import Recipe
 from edgeq.errors import CorruptInputError, EdgeqError, InternalError, OutputError, SourceNotFoundError
-from edgeq.quantize import allocate, quantize
+from edgeq.quantization import allocate, quantize
 from edgeq.store import QuantizedModel
 from edgeq.store.shards import read_tensor, write_shard
-from tests.quantize.fake_model import FakeModel, fake_model, target
+from tests.quantization.fake_model import FakeModel, fake_model, target
 
 UP = "layers.1.up.weight"
 
@@ -213,8 +213,8 @@ import resource, sys
 from pathlib import Path
 from edgeq.core.recipe import Recipe
 from edgeq.errors import OutputError
-from edgeq.quantize import allocate, quantize
-from tests.quantize.fake_model import fake_model, target
+from edgeq.quantization import allocate, quantize
+from tests.quantization.fake_model import fake_model, target
 
 model = fake_model(Path(sys.argv[1]))
 plan = allocate(model, Recipe(), target())

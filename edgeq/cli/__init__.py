@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
+import gc
+import logging
 import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 from edgeq.errors import EXIT_INTERNAL, EdgeqError
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+GC_THRESHOLD = 50_000
 SHOW_TRACEBACK = "EDGEQ_TRACEBACK"
 
 
@@ -19,7 +25,19 @@ def main() -> None:
     if not sys.warnoptions:
         # Warnings of frameworks speak to whoever calls them, which the user of a command does not.
         warnings.simplefilter("ignore")
-    sys.exit(run())
+    # Tracing a model makes millions of short-lived objects: collecting less often saves a twentieth of an export.
+    gc.set_threshold(GC_THRESHOLD, 20, 20)
+    _leave(run())
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process at once: torch takes a second to take itself down, and nothing of ours is left to do."""
+    logging.shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

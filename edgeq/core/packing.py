@@ -22,7 +22,8 @@ def pack_rows(codes: Bytes, bits: int) -> Bytes:
     padded = np.pad(codes, ((0, 0), (0, padding))) if padding else codes
     if bits == 4:
         pairs = np.ascontiguousarray(padded).view("<u2")  # low byte: even input, high byte: odd input
-        return (pairs | pairs >> 4).astype(np.uint8)
+        packed: Bytes = (pairs | pairs >> 4).astype(np.uint8)
+        return packed
     fields = padded.reshape(rows, -1, per_byte)
     packed = fields[:, :, 0].copy()
     for position in range(1, per_byte):

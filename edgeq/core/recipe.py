@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal
 
 from edgeq.core.scheme import Scheme
@@ -53,9 +52,3 @@ class Plan:
     def scheme(self, tensor: str) -> Scheme | None:
         assignment = self.assignments.get(tensor)
         return None if assignment is None else assignment.scheme
-
-
-def matching_rule(rules: tuple[Rule, ...], tensor: str) -> Rule | None:
-    """The last rule whose glob matches: later wins."""
-    matching = [rule for rule in rules if fnmatchcase(tensor, rule.tensors)]
-    return matching[-1] if matching else None

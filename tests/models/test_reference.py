@@ -19,7 +19,7 @@ from edgeq.core.scheme import Scheme
 from edgeq.errors import CorruptInputError, EdgeqError, InternalError, UsageError
 from edgeq.models.reference import ReferenceRequest, _child_error, compute, run_reference
 from edgeq.models.source import load
-from edgeq.quantize import quantize
+from edgeq.quantization import quantize
 from edgeq.store import QuantizedModel
 
 SEQUENCES = ((1, 5, 9, 200, 17), (3, 4))

@@ -78,7 +78,7 @@ def test_a_missing_model_file_is_refused(tmp_path: Path) -> None:
 
 def test_importing_the_drivers_and_the_judge_loads_no_framework() -> None:
     code = (
-        "import sys, edgeq.validate, edgeq.runtimes.opening, edgeq.validate.child;"
+        "import sys, edgeq.validation, edgeq.runtimes.opening, edgeq.validation.child;"
         "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'tokenizers', 'onnx_ir'} & set(sys.modules);"
         "sys.exit(str(heavy) if heavy else 0)"
     )

@@ -1,0 +1,205 @@
+"""From a captured torch graph to ONNX: walks the nodes once and asks a converter for each.
+
+A converter is a function `(translator, node) -> value`; the tables of converters are in the sibling modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import fx
+
+from edgeq.errors import UnsupportedModelError
+from edgeq.lowering.onnx.linears import LinearGroup, LinearGroups
+
+if TYPE_CHECKING:
+    from edgeq.lowering.capture import CapturedModel
+    from edgeq.lowering.onnx.signature import Signature
+    from edgeq.lowering.onnx.weights import Weights
+
+Result = ir.Value | tuple[ir.Value, ...]
+Converter = Callable[["Translator", fx.Node], Result]
+
+
+class Translator:
+    """State of one translation. `values` maps torch nodes to ONNX values; symbolic integers are int64 `[1]`."""
+
+    def __init__(
+        self,
+        captured: CapturedModel,
+        weights: Weights,
+        signature: Signature,
+        converters: dict[Any, Converter],
+        accuracy_level: int,
+    ) -> None:
+        self.captured = captured
+        self.converters = converters
+        self.weights = weights
+        self.graph = signature.graph
+        self.signature = signature
+        self.accuracy_level = accuracy_level
+        self.values: dict[fx.Node, Result] = {}
+        self.linears = LinearGroups(captured, weights)
+        self.products: dict[LinearGroup, ir.Value] = {}
+        self.flat: dict[ir.Value, ir.Value] = {}
+        """Values of shape `[batch, sequence, heads, size]` whose `[batch, sequence, heads * size]` form exists."""
+        self.halved: dict[fx.Node, ir.Value] = {}
+        """First halves of rotary tables that were looked up."""
+
+    def run(self) -> list[ir.Value]:
+        """Translate every node; returns the values of the graph's outputs."""
+        outputs: list[ir.Value] = []
+        for node in self.captured.program.graph.nodes:
+            if node.op == "call_function" and not self._is_turned_weight(node):
+                self.values[node] = self._convert(node)
+            elif node.op == "output":
+                outputs = [self.value(argument) for argument in arguments(node)[0]]
+        return outputs
+
+    def _convert(self, node: fx.Node) -> Result:
+        self.graph.scope = _scope(node)
+        return self.converters[node.target](self, node)
+
+    def _is_turned_weight(self, node: fx.Node) -> bool:
+        """A transposed weight waits for its reader: a matrix product takes the weight as it is stored."""
+        return len(node.args) > 0 and self.weight_name(node.args[0]) is not None and tensor(node).dim() == 2
+
+    def value(self, argument: Any, dtype: torch.dtype | None = None) -> ir.Value:  # noqa: ANN401 - an fx argument
+        """The ONNX value of a node or number, cast to `dtype` where it has another."""
+        if not isinstance(argument, fx.Node):
+            return self.graph.scalar(argument, dtype or _number_dtype(argument))
+        if argument not in self.values:
+            is_input = argument.op == "placeholder"
+            self.values[argument] = self._placeholder(argument) if is_input else self._convert(argument)
+        value = self.values[argument]
+        assert isinstance(value, ir.Value)  # noqa: S101 - tuples are only read by getitem
+        if is_symbolic_number(argument):
+            scalar = self.graph.op("Squeeze", value)
+            return scalar if dtype is None or dtype == torch.int64 else self.graph.cast(scalar, dtype)
+        if dtype is not None and tensor(argument).dtype != dtype:
+            return self.graph.cast(value, dtype)
+        return value
+
+    def integer(self, argument: int | fx.Node) -> ir.Value:
+        """A Python or symbolic integer as int64 `[1]`."""
+        if isinstance(argument, fx.Node):
+            value = self.values[argument]
+            assert isinstance(value, ir.Value)  # noqa: S101
+            return value
+        return self.graph.int64(argument)
+
+    def integers(self, numbers: Sequence[int | fx.Node]) -> ir.Value:
+        """Python and symbolic integers as one int64 `[n]`."""
+        if all(isinstance(argument, int) for argument in numbers):
+            return self.graph.int64(*(number for number in numbers if isinstance(number, int)))
+        return self.graph.op("Concat", *map(self.integer, numbers), attributes={"axis": 0})
+
+    def weight_name(self, argument: Any) -> str | None:  # noqa: ANN401
+        """The parameter that a placeholder stands for, or None."""
+        return self.captured.weight_names.get(argument.name) if isinstance(argument, fx.Node) else None
+
+    def reshape(self, value: ir.Value, before: Sequence[Any], after: Sequence[Any], sizes: Sequence[Any]) -> ir.Value:
+        """`Reshape` with copied (0) and inferred (-1) axes wherever they suffice, so that no shape is computed."""
+        if len(before) == len(after) and all(map(_same, before, after)):
+            return value
+        target: list[int | None] = []
+        for axis, size in enumerate(after):
+            if isinstance(size, int):
+                target.append(size)
+            else:
+                target.append(0 if axis < len(before) and _same(before[axis], size) else None)
+        unknown = [axis for axis, size in enumerate(target) if size is None]
+        if len(unknown) == 1:
+            target[unknown[0]] = -1
+            unknown = []
+        if not unknown:
+            return self.graph.op("Reshape", value, self.graph.int64(*[size or 0 for size in target]))
+        return self.graph.op("Reshape", value, self.integers(sizes))
+
+    def _float_weight(self, name: str) -> ir.Value:
+        if self.weights.scheme(name) is not None:
+            raise UnsupportedModelError(
+                f"{name} is used otherwise than as the weight of a linear or an embedding.",
+                remedy="Keep it at 16 bits with a rule for its name.",
+            )
+        value = self.weights.floating(name)
+        return value if value.dtype == ir.DataType.FLOAT else self.graph.cast(value, torch.float32)
+
+    def _placeholder(self, node: fx.Node) -> ir.Value:
+        weight = self.weight_name(node)
+        if weight is not None:
+            return self._float_weight(weight)
+        if node.name in self.captured.constants:
+            array = self.captured.constants[node.name].detach().numpy()
+            return self.graph.constant(np.ascontiguousarray(array), name=node.name)
+        return self.signature.inputs[node.name]
+
+
+def arguments(node: fx.Node) -> tuple[Any, ...]:
+    """A node's positional arguments; torch's own type for them is too wide to work with."""
+    return node.args
+
+
+def option(node: fx.Node, position: int, name: str, default: Any) -> Any:  # noqa: ANN401
+    """An argument that may be given by position, by name, or not at all."""
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
+
+def tensor(node: Any) -> torch.Tensor:  # noqa: ANN401
+    """The fake tensor that torch computed for a node: its shape and dtype."""
+    value: torch.Tensor = node.meta["val"]
+    return value
+
+
+def is_symbolic_number(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), (torch.SymInt, int)) and not isinstance(node.meta.get("val"), bool)
+
+
+def unsupported(program: torch.export.ExportedProgram, converters: dict[Any, Converter]) -> set[Any]:
+    """Operators of the graph that no converter knows."""
+    return {n.target for n in program.graph.nodes if n.op == "call_function" and n.target not in converters}
+
+
+def decompose_unsupported(
+    program: torch.export.ExportedProgram, converters: dict[Any, Converter]
+) -> torch.export.ExportedProgram:
+    """Let torch rewrite the operators that have no converter into simpler ones.
+
+    Raises UnsupportedModelError naming those that remain.
+    """
+    missing = unsupported(program, converters)
+    if not missing:
+        return program
+    known: Any = torch.export.default_decompositions()
+    program = program.run_decompositions({op: rule for op, rule in known.items() if op in missing})
+    missing = unsupported(program, converters)
+    if missing:
+        names = ", ".join(sorted(map(str, missing)))
+        raise UnsupportedModelError(
+            f"The model uses operators that edgeq cannot write as ONNX yet: {names}.",
+            remedy="Add a converter for each to edgeq/lowering/onnx, or report the architecture.",
+        )
+    return program
+
+
+def _same(left: Any, right: Any) -> bool:  # noqa: ANN401 - int or SymInt
+    if isinstance(left, int) or isinstance(right, int):
+        return isinstance(left, int) and isinstance(right, int) and left == right
+    return bool(left.node.expr == right.node.expr)
+
+
+def _number_dtype(number: object) -> torch.dtype:
+    if isinstance(number, bool):
+        return torch.bool
+    return torch.int64 if isinstance(number, int) else torch.float32
+
+
+def _scope(node: fx.Node) -> str:
+    """The module path that made the node, for names that a reader of the graph recognises."""
+    stack: dict[str, tuple[str, Any]] = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values()]
+    return "/" + paths[-1].replace(".", "/") if paths and paths[-1] else ""

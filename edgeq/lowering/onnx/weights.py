@@ -1,0 +1,180 @@
+"""The store's tensors as ONNX initializers, each in the layout of the kernel that reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from edgeq.core.artifact import WeightLocation
+from edgeq.core.scheme import Scheme
+from edgeq.lowering.onnx.external_data import ExternalData
+from edgeq.store import QuantizedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """A quantized `[outputs, inputs]` weight as MatMulNBits takes it: codes, scales and perhaps zero points."""
+
+    scheme: Scheme
+    block: int
+    outputs: int
+    inputs: int
+    codes: ir.Value
+    scales: ir.Value
+    zero_points: ir.Value | None
+
+
+class Weights:
+    """Hands out initializers; each tensor is stored once, whoever asks for it."""
+
+    def __init__(self, store: QuantizedModel, data: ExternalData) -> None:
+        self.store = store
+        self.data = data
+        self.locations: dict[str, WeightLocation] = {}
+        self._matrices: dict[tuple[str, ...], Matrix] = {}
+        self._floating: dict[str, ir.Value] = {}
+
+    def stored_name(self, name: str) -> str:
+        """The name under which a tied copy is stored."""
+        return self.store.info.tied.get(name, name)
+
+    def scheme(self, name: str) -> Scheme | None:
+        """The grid of a quantized weight, None for one that is stored as float."""
+        stored = self.stored_name(name)
+        return self.store.scheme(stored)
+
+    def shape(self, name: str) -> tuple[int, int]:
+        """`(outputs, inputs)`."""
+        return self.store.info.weights[self.stored_name(name)].outputs_inputs
+
+    def floating(self, name: str, *, transposed: bool = False) -> ir.Value:
+        """A float weight as float32; with `transposed`, the last two axes swapped for the right side of a MatMul.
+
+        float16 weights keep their 16 bits in the file: the graph casts them, once, when the session loads.
+        """
+        stored = self.stored_name(name)
+        key = f"{stored}.transposed" if transposed else stored
+        if key not in self._floating:
+            self._floating[key] = self._reserve_floating(stored, key, transposed=transposed)
+        return self._floating[key]
+
+    def _reserve_floating(self, stored: str, key: str, *, transposed: bool) -> ir.Value:
+        shape = self.store.info.weights[stored].shape
+        if transposed:
+            shape = (*shape[:-2], shape[-1], shape[-2])
+        dtype = self.store.floating_dtype(stored)
+
+        def produce() -> npt.NDArray[np.generic]:
+            values = self.store.floating(stored)
+            return values.swapaxes(-1, -2) if transposed else values
+
+        return self.data.reserve(key, ir.DataType.from_numpy(np.dtype(dtype)), shape, produce)
+
+    def placed(self) -> dict[str, WeightLocation]:
+        """Where each weight is, by an initializer that the graph uses: a table that is no head lives on as its rows."""
+        return {
+            name: location
+            if self.data.values[location.codes].uses()
+            else replace(location, codes=rows_name(location.codes))
+            for name, location in self.locations.items()
+        }
+
+    def concatenated(self, names: tuple[str, ...]) -> ir.Value:
+        """Float vectors end to end: the bias of fused linears."""
+        if len(names) == 1:
+            return self.floating(names[0])
+        key = _common_label(names)
+        if key not in self._floating:
+            length = sum(self.store.info.weights[name].shape[0] for name in names)
+
+            def produce() -> npt.NDArray[np.generic]:
+                return np.concatenate([self.store.floating(name) for name in names])
+
+            self._floating[key] = self.data.reserve(key, ir.DataType.FLOAT, (length,), produce)
+        return self._floating[key]
+
+    def matrix(self, names: tuple[str, ...]) -> Matrix:
+        """One MatMulNBits weight: the rows of `names`, which share inputs and scheme, one below the other."""
+        stored = tuple(self.stored_name(name) for name in names)
+        if stored not in self._matrices:
+            self._matrices[stored] = self._reserve_matrix(stored)
+        return self._matrices[stored]
+
+    def _reserve_matrix(self, names: tuple[str, ...]) -> Matrix:
+        scheme = self.store.quantization(names[0])
+        rows = [self.shape(name)[0] for name in names]
+        outputs, inputs = sum(rows), self.shape(names[0])[1]
+        block = kernel_block(scheme, inputs)
+        groups, width = -(-inputs // block), block * scheme.bits // 8
+        label = names[0] if len(names) == 1 else _common_label(names)
+
+        def stacked(part: int) -> npt.NDArray[np.generic]:
+            parts = [self.store.packed(name)[part] for name in names]
+            return parts[0] if len(parts) == 1 else np.concatenate(parts)  # type: ignore[arg-type,return-value]
+
+        codes = self.data.reserve(
+            f"{label}.codes",
+            ir.DataType.UINT8,
+            (outputs, groups, width),
+            lambda: _padded(stacked(0), groups * width),
+        )
+        scales = self.data.reserve(f"{label}.scales", ir.DataType.FLOAT, (outputs, groups), lambda: stacked(1))
+        zero_points = None
+        if not scheme.symmetric:
+            zero_shape = (outputs, -(-groups * scheme.bits // 8))
+            zero_points = self.data.reserve(f"{label}.zero_points", ir.DataType.UINT8, zero_shape, lambda: stacked(2))
+        matrix = Matrix(
+            scheme=scheme,
+            block=block,
+            outputs=outputs,
+            inputs=inputs,
+            codes=codes,
+            scales=scales,
+            zero_points=zero_points,
+        )
+        start = 0
+        for name, count in zip(names, rows, strict=True):
+            self.locations[name] = _location(matrix, (start, start + count))
+            start += count
+        return matrix
+
+
+def _padded(packed: npt.NDArray[np.generic], width: int) -> npt.NDArray[np.generic]:
+    """Rows of bytes up to `width`: a short last group is filled with zero codes."""
+    return packed if packed.shape[1] == width else np.pad(packed, ((0, 0), (0, width - packed.shape[1])))
+
+
+def rows_name(codes: str) -> str:
+    """The name of the same codes as plain rows, for an embedding."""
+    return f"{codes}.rows"
+
+
+def kernel_block(scheme: Scheme, inputs: int) -> int:
+    """The kernel's block size: the group size, or for one scale per channel the power of two that spans the row."""
+    if scheme.group_size is not None:
+        return scheme.group_size
+    return max(16, 1 << (inputs - 1).bit_length())
+
+
+def _location(matrix: Matrix, rows: tuple[int, int]) -> WeightLocation:
+    scheme = matrix.scheme
+    return WeightLocation(
+        bits=scheme.bits,
+        group_size=scheme.group_size,
+        symmetric=scheme.symmetric,
+        scale_dtype=scheme.scale_dtype,
+        shape=(rows[1] - rows[0], matrix.inputs),
+        codes=str(matrix.codes.name),
+        scales=str(matrix.scales.name),
+        zero_points=None if matrix.zero_points is None else str(matrix.zero_points.name),
+        rows=rows,
+    )
+
+
+def _common_label(names: tuple[str, ...]) -> str:
+    """`layers.0.attn.q_proj.weight`, `...k_proj.weight` -> `layers.0.attn.q_proj+k_proj.weight`."""
+    pieces = [name.split(".") for name in names]
+    return ".".join(column[0] if len(set(column)) == 1 else "+".join(column) for column in zip(*pieces, strict=True))

@@ -1,0 +1,245 @@
+"""Does this bundle work here? Runs it in its real runtime, under the device's limits, against the original model."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import edgeq
+from edgeq.core.records import to_plain
+from edgeq.core.report import Drift, DriftSection, EnvironmentSection, Gate, MemorySection, SpeedSection, Verdict
+from edgeq.errors import BadInputError, CorruptInputError
+from edgeq.progress import Progress, SilentProgress
+from edgeq.runtimes.opening import read_manifest
+from edgeq.validation.drift import embedding_drift, language_drift
+from edgeq.validation.gates import Criteria, batch_gate, bundle_gate, drift_gates, memory_gates, same, verdict_of
+from edgeq.validation.golden import tokenizer_problem
+from edgeq.validation.memory import Outcome, read_tail, run_limited
+from edgeq.validation.onnx_weights import artifact_digest
+from edgeq.validation.reference_set import ReferenceSet
+from edgeq.validation.subject import VALIDATION, Subject
+from edgeq.validation.workplace import available_cores, working_directory
+
+RUNTIME = "onnxruntime"
+TIMEOUT_SECONDS = 1800.0
+Values = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What validation found; the report takes over its fields. memory, drift and speed are None where nothing ran."""
+
+    verdict: Verdict
+    reason: str
+    memory: MemorySection | None
+    drift: DriftSection | None
+    speed: SpeedSection | None
+    gates: tuple[Gate, ...]
+    environment: EnvironmentSection
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """The child's end and what it wrote down."""
+
+    outcome: Outcome
+    result: dict[str, Any]
+
+
+def validate_bundle(
+    bundle: Path,
+    *,
+    criteria: Criteria,
+    manifest: Mapping[str, Any] | None = None,
+    reference: Path | None = None,
+    backend: str | None = None,
+    timeout: float = TIMEOUT_SECONDS,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Judge a bundle. What is wrong with it is a failed gate; a runtime that is not there gives `not_validated`.
+
+    manifest: its plain JSON form, where `edgeq.json` is not written yet. reference: a directory as ReferenceSet
+    describes it, by default the bundle's own. backend: a memory limit by name, by default the best one of this
+    machine. timeout: seconds for the child. Raises BadInputError where the manifest or the reference cannot be read,
+    RuntimeUnavailableError where the named backend is not usable.
+    """
+    progress = progress or SilentProgress()
+    subject = Subject.from_manifest(bundle, manifest if manifest is not None else read_manifest(bundle))
+    progress.stage("checking the bundle")
+    gates, sound = _static_gates(subject, criteria)
+    if not sound:
+        return _measurement(gates, runtime_version="")
+    references = ReferenceSet.open(bundle / VALIDATION if reference is None else reference)
+    if references.task != subject.interface.task:
+        raise CorruptInputError("The reference is one for another task.", remedy="Export the bundle again.")
+    with working_directory(bundle.absolute().parent) as directory:
+        progress.stage("running the bundle")
+        limit_bytes = criteria.memory_limit_bytes
+        run = _run_child(subject, references, directory, limit_bytes=limit_bytes, backend=backend, timeout=timeout)
+        if run.result.get("status") == "runtime_missing":
+            return _measurement(gates, runtime_version="", missing=str(run.result["reason"]))
+        memory = _memory(run.outcome)
+        gates += memory_gates(memory, run.outcome.failure)
+        version = str(run.result.get("runtime_version", ""))
+        if memory.survived:
+            gates += (_completed(run, directory),)
+        if not memory.survived or gates[-1].verdict is not Verdict.PASSED:
+            return _measurement(gates, runtime_version=version, memory=memory)
+        progress.stage("measuring drift")
+        drift = _drift(references, directory / "artifact")
+    gates += drift_gates(drift, criteria, subject.interface.vocabulary)
+    if "batch_cosine_min" in run.result:
+        gates += (batch_gate(float(run.result["batch_cosine_min"]), criteria),)
+    speed = SpeedSection(**run.result["speed"])
+    return _measurement(gates, runtime_version=version, memory=memory, drift=drift, speed=speed)
+
+
+def _static_gates(subject: Subject, criteria: Criteria) -> tuple[tuple[Gate, ...], bool]:
+    """Gates that need no runtime, and whether the bundle is sound enough to be run at all."""
+    wrong = subject.wrong_file()
+    gates: tuple[Gate, ...] = (same("files", wrong or "as listed", "as listed", wrong),)
+    if criteria.bundle_limit_bytes is not None:
+        gates += (bundle_gate(subject.app_bytes, criteria.bundle_limit_bytes),)
+    if wrong:
+        return gates, False
+    try:
+        digest, problem = artifact_digest(subject.model, subject.weights), ""
+    except BadInputError as error:
+        digest, problem = "unreadable", error.what
+    reason = problem or "the artifact's weights are not the quantized ones"
+    gates += (same("weights_digest", digest, subject.weights_digest, reason),)
+    if subject.golden is not None:
+        mismatch = tokenizer_problem(subject.golden, subject.tokenizer)
+        gates += (same("tokenizer", mismatch or "as expected", "as expected", mismatch),)
+    return gates, not problem
+
+
+def _run_child(
+    subject: Subject,
+    references: ReferenceSet,
+    directory: Path,
+    *,
+    limit_bytes: int,
+    backend: str | None,
+    timeout: float,
+) -> _Run:
+    request = {
+        "model": str(subject.model.absolute()),
+        "interface": to_plain(subject.interface),
+        # More threads than cores would wait for each other, which no device does.
+        "threads": min(subject.threads, available_cores()),
+        "sequences": references.sequences,
+        "output": str(directory),
+    }
+    path = directory / "request.json"
+    path.write_text(json.dumps(request), encoding="utf-8")
+    outcome = run_limited(
+        [sys.executable, "-P", "-m", "edgeq.validation.child", str(path)],
+        limit_bytes=limit_bytes,
+        log=directory / "log",
+        phases=directory / "phases",
+        backend=backend,
+        environment=_environment(),
+        timeout=timeout,
+    )
+    result_path = directory / "result.json"
+    result = json.loads(result_path.read_text(encoding="utf-8")) if result_path.is_file() else {}
+    return _Run(outcome=outcome, result=result)
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with edgeq itself importable and numpy's own thread pools (memory that no app would have) off."""
+    package_root = str(Path(edgeq.__file__).parent.parent)
+    paths = [path for path in (os.environ.get("PYTHONPATH"), package_root) if path]
+    single = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return os.environ | single | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _memory(outcome: Outcome) -> MemorySection:
+    return MemorySection(
+        peak_dirty_bytes=outcome.peak_dirty_bytes,
+        peak_rss_bytes=outcome.peak_rss_bytes,
+        limit_bytes=outcome.limit_bytes,
+        backend=outcome.backend,
+        survived=outcome.survived,
+        phases={name: peak for name, peak in outcome.phases.items() if name not in ("start", "end")},
+    )
+
+
+def _completed(run: _Run, directory: Path) -> Gate:
+    """Whether the child did all that it was asked for, alone with its runtime."""
+    if run.outcome.failure:
+        last = read_tail(directory / "log").strip().splitlines()[-1:]
+        reason = ": ".join([run.outcome.failure, *(line[:300] for line in last)])
+    elif run.result.get("status") != "done":
+        reason = str(run.result.get("reason", "it left no result"))
+    else:
+        reason = "torch was loaded beside the runtime" if run.result["torch_loaded"] else ""
+    return same("completed", "no" if reason else "yes", "yes", reason)
+
+
+def _drift(references: ReferenceSet, answers: Path) -> DriftSection:
+    artifact = [np.load(answers / f"{index:04d}.npy", mmap_mode="r") for index in range(len(references.sequences))]
+    indices = range(len(artifact))
+    dequantized = [references.dequantized_values(index) for index in indices]
+    original = [references.float_values(index) for index in indices]
+    for index in indices:
+        if not original[index].shape == dequantized[index].shape == artifact[index].shape:
+            raise CorruptInputError(
+                f"The reference of sequence {index} has another shape than the artifact's answer.",
+                remedy="Export the bundle again.",
+            )
+    return DriftSection(
+        quantization=_compare(references, original, dequantized),
+        lowering=_compare(references, dequantized, artifact),
+        total=_compare(references, original, artifact),
+    )
+
+
+def _compare(references: ReferenceSet, a: Sequence[Values], b: Sequence[Values]) -> Drift:
+    if references.task == "text-generation":
+        return language_drift(_pairs(references, a, b))
+    return embedding_drift(np.concatenate([np.atleast_2d(x) for x in a]), np.concatenate([np.atleast_2d(x) for x in b]))
+
+
+def _pairs(
+    references: ReferenceSet, a: Sequence[Values], b: Sequence[Values]
+) -> Iterator[tuple[Values, Values, Sequence[int]]]:
+    return zip(a, b, references.sequences, strict=True)
+
+
+def _measurement(
+    gates: tuple[Gate, ...],
+    *,
+    runtime_version: str,
+    missing: str = "",
+    memory: MemorySection | None = None,
+    drift: DriftSection | None = None,
+    speed: SpeedSection | None = None,
+) -> Measurement:
+    verdict, reason = verdict_of(gates)
+    if verdict is Verdict.PASSED and missing:
+        verdict, reason = Verdict.NOT_VALIDATED, missing
+    return Measurement(
+        verdict=verdict,
+        reason=reason,
+        memory=memory,
+        drift=drift,
+        speed=speed,
+        gates=gates,
+        environment=EnvironmentSection(
+            runtime=RUNTIME,
+            runtime_version=runtime_version,
+            platform=platform.platform(),
+            python=platform.python_version(),
+        ),
+    )

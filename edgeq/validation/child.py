@@ -1,0 +1,149 @@
+"""The process that is judged, `python -m edgeq.validation.child request.json`: it loads the artifact, times it, and
+writes down what it answers. No torch, no tokenizer, nothing that an app would not have."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.errors import EdgeqError, RuntimeUnavailableError
+from edgeq.runtimes.onnxruntime import Encoder, TextGenerator, import_onnxruntime
+from edgeq.runtimes.opening import read_interface
+from edgeq.validation.memory import MEMORY_REFUSED, announce
+
+PREFILL_TOKENS = 128
+DECODE_TOKENS = 32
+REPEATS = 3
+FIRST_CHUNK = 5
+CHUNK_TOKENS = 32
+CHUNK_BYTES = 8 << 20
+BATCH = 8
+Floats = npt.NDArray[np.float32]
+
+
+def main(request_path: Path) -> int:
+    """Carry out a request; the result is `result.json` in its output directory. Returns the exit code."""
+    request = json.loads(request_path.read_text(encoding="utf-8"))
+    output = Path(request["output"])
+    try:
+        result = _measure(request, output)
+    except RuntimeUnavailableError as error:
+        result = {"status": "runtime_missing", "reason": str(error)}
+    except EdgeqError as error:
+        result = {"status": "refused", "reason": str(error)}
+    except MemoryError:
+        return MEMORY_REFUSED
+    result["torch_loaded"] = "torch" in sys.modules
+    (output / "result.json").write_text(json.dumps(result), encoding="utf-8")
+    announce(output / "phases", "end")
+    return 0
+
+
+def _measure(request: dict[str, Any], output: Path) -> dict[str, Any]:
+    phases = output / "phases"
+    announce(phases, "runtime")
+    runtime = import_onnxruntime()
+    interface = read_interface(request["interface"])
+    sequences: list[list[int]] = request["sequences"]
+    model_path, threads = Path(request["model"]), int(request["threads"])
+    announce(phases, "load")
+    started = time.perf_counter()
+    answers = output / "artifact"
+    answers.mkdir()
+    if interface.task == "text-generation":
+        generator = TextGenerator(model_path, interface, threads=threads)
+        speed = {"load_seconds": time.perf_counter() - started}
+        speed |= _time_generator(generator, sequences, phases)
+        announce(phases, "drift")
+        for index, sequence in enumerate(sequences):
+            _answer_sequence(generator, sequence, answers / f"{index:04d}.npy")
+        extra: dict[str, Any] = {}
+    else:
+        encoder = Encoder(model_path, interface, threads=threads)
+        speed = {"load_seconds": time.perf_counter() - started}
+        announce(phases, "encode")
+        speed["latency_ms"] = _time_encoder(encoder, sequences)
+        announce(phases, "drift")
+        extra = {"batch_cosine_min": _answer_sentences(encoder, sequences, answers)}
+    environment = {"runtime_version": runtime.__version__, "python": platform.python_version()}
+    return {"status": "done", "speed": speed, **extra, **environment}
+
+
+def _time_generator(generator: TextGenerator, sequences: Sequence[Sequence[int]], phases: Path) -> dict[str, float]:
+    interface = generator.interface
+    count = max(1, min(PREFILL_TOKENS, interface.context_length // 2))
+    pool = [token for sequence in sequences for token in sequence]
+    prompt = [pool[index % len(pool)] for index in range(count)]
+    announce(phases, "prefill")
+    generator.prefill(prompt)
+    prefill = min(_seconds(lambda: generator.prefill(prompt)) for _ in range(REPEATS))
+    speed = {"prefill_tokens_per_second": count / prefill}
+    steps = min(DECODE_TOKENS, interface.context_length - count)
+    if steps:
+        announce(phases, "decode")
+        seconds = _seconds(lambda: _decode(generator, prompt[-1], steps))
+        speed["decode_tokens_per_second"] = steps / seconds
+    return speed
+
+
+def _decode(generator: TextGenerator, token: int, steps: int) -> None:
+    for _ in range(steps):
+        token = int(generator.step(token).argmax())
+
+
+def _time_encoder(encoder: Encoder, sequences: Sequence[Sequence[int]]) -> float:
+    """Median milliseconds of the first sentence, after a warm-up."""
+    encoder.forward(sequences[:1])
+    return 1000.0 * statistics.median(_seconds(lambda: encoder.forward(sequences[:1])) for _ in range(REPEATS))
+
+
+def _answer_sequence(generator: TextGenerator, sequence: Sequence[int], path: Path) -> None:
+    """All logits of a sequence that is fed piece by piece through the cache, as an app would."""
+    vocabulary = generator.interface.vocabulary
+    size = max(1, min(CHUNK_TOKENS, CHUNK_BYTES // (4 * vocabulary)))
+    generator.reset()
+    with path.open("wb") as stream:
+        _write_header(stream, (len(sequence), vocabulary))
+        start, stop = 0, min(FIRST_CHUNK, size)
+        while start < len(sequence):
+            # Written as they come: kept in memory they would count against the artifact.
+            stream.write(np.ascontiguousarray(generator.forward(sequence[start:stop], keep=0)).data)
+            start, stop = stop, stop + size
+
+
+def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
+
+
+def _answer_sentences(encoder: Encoder, sequences: Sequence[Sequence[int]], answers: Path) -> float:
+    """One forward per sentence; then one padded batch, which must say the same. Returns the smallest cosine of both."""
+    for index, sequence in enumerate(sequences):
+        np.save(answers / f"{index:04d}.npy", encoder.forward([sequence])[0])
+    batched = encoder.forward(sequences[:BATCH])
+    smallest = 1.0
+    for index, together in enumerate(batched):
+        alone = np.load(answers / f"{index:04d}.npy").ravel()
+        same = together.ravel()[: alone.size]
+        norm = float(np.linalg.norm(alone)) * float(np.linalg.norm(same))
+        smallest = min(smallest, float(alone @ same) / norm if norm else 0.0)
+    return smallest
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,108 @@
+"""The reference that drift is measured against: token sequences, and what the float and the dequantized model say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.core.model import Task
+from edgeq.errors import CorruptInputError
+from edgeq.files import output_errors
+from edgeq.validation.drift import log_softmax
+
+INPUTS_NAME = "inputs.json"
+MINIMUM_POSITIONS = 32
+SUBSET_SEQUENCES = 4
+Values = npt.NDArray[np.floating[Any]]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceSet:
+    """A directory with `inputs.json`, `float/NNNN.npy` and `dequantized/NNNN.npy`, one array per sequence.
+
+    text-generation: logits float32 `[tokens, vocabulary]`; `float` may hold float16 log-probabilities instead.
+    feature-extraction: the embedding float32 `[dim]`, or `[tokens, dim]` where the checkpoint pools nothing.
+    """
+
+    directory: Path
+    task: Task
+    sequences: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def open(cls, directory: Path) -> ReferenceSet:
+        """Raises CorruptInputError where inputs or arrays are missing or contradict each other."""
+        try:
+            data = json.loads((directory / INPUTS_NAME).read_text(encoding="utf-8"))
+            sequences = tuple(tuple(int(token) for token in sequence) for sequence in data["sequences"])
+            task: Task = data["task"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _corrupt(directory, f"{INPUTS_NAME} is missing or unreadable") from error
+        if task not in ("text-generation", "feature-extraction") or not sequences or not all(sequences):
+            raise _corrupt(directory, f"{INPUTS_NAME} names no usable sequences")
+        return cls(directory=directory, task=task, sequences=sequences)
+
+    def float_values(self, index: int) -> Values:
+        """What the float model says about sequence `index`, memory-mapped. Raises CorruptInputError."""
+        return self._read("float", index)
+
+    def dequantized_values(self, index: int) -> Values:
+        """What the dequantized model says about sequence `index`, memory-mapped. Raises CorruptInputError."""
+        return self._read("dequantized", index)
+
+    def write_subset(self, directory: Path, *, max_bytes: int = 4_000_000) -> None:
+        """Write the same layout into `directory` with about `max_bytes`, but never fewer than 32 positions.
+
+        Language models: prefixes of up to four sequences, the float part as float16 log-probabilities. Embeddings:
+        the first sentences, unchanged. Raises OutputError.
+        """
+        lengths = self._subset_lengths(max_bytes)
+        with output_errors(directory):
+            for part in ("float", "dequantized"):
+                (directory / part).mkdir(parents=True, exist_ok=True)
+        for index, length in enumerate(lengths):
+            whole = slice(None) if self.task == "feature-extraction" else slice(length)
+            reference = np.asarray(self.float_values(index)[whole])
+            if self.task == "text-generation":
+                reference = log_softmax(reference).astype(np.float16)
+            _save(directory / "float" / f"{index:04d}.npy", reference)
+            _save(directory / "dequantized" / f"{index:04d}.npy", np.asarray(self.dequantized_values(index)[whole]))
+        kept = [list(sequence[:length]) for sequence, length in zip(self.sequences, lengths, strict=False)]
+        with output_errors(directory):
+            (directory / INPUTS_NAME).write_text(json.dumps({"task": self.task, "sequences": kept}) + "\n")
+
+    def _subset_lengths(self, max_bytes: int) -> list[int]:
+        """How many tokens of which leading sequences a subset keeps."""
+        first = self.dequantized_values(0)
+        if self.task == "feature-extraction":
+            count = min(len(self.sequences), max(MINIMUM_POSITIONS, max_bytes // (2 * first.nbytes)))
+            return [len(sequence) for sequence in self.sequences[:count]]
+        positions = max(MINIMUM_POSITIONS, max_bytes // (first.shape[1] * 6))
+        count = min(len(self.sequences), SUBSET_SEQUENCES, max(1, positions // MINIMUM_POSITIONS))
+        return [min(len(sequence), -(-positions // count)) for sequence in self.sequences[:count]]
+
+    def _read(self, part: str, index: int) -> Values:
+        path = self.directory / part / f"{index:04d}.npy"
+        try:
+            values: Values = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise _corrupt(self.directory, f"{part}/{path.name} is missing or unreadable") from error
+        rows = (len(self.sequences[index]),)
+        shapes_agree = values.shape[:1] == rows if self.task == "text-generation" else values.ndim in (1, 2)
+        if values.dtype not in (np.float16, np.float32) or not shapes_agree:
+            raise _corrupt(self.directory, f"{part}/{path.name} does not fit its sequence")
+        return values
+
+
+def _save(path: Path, values: Values) -> None:
+    with output_errors(path), path.open("wb") as stream:
+        np.save(stream, values, allow_pickle=False)
+
+
+def _corrupt(directory: Path, why: str) -> CorruptInputError:
+    return CorruptInputError(f"The reference in {directory} is incomplete: {why}.", remedy="Export the bundle again.")
