@@ -55,7 +55,7 @@ def test_blocks_are_plain_safetensors_with_packed_codes(store: Path) -> None:
     arrays = load_file(block_file(store))
     assert arrays[f"{UP}.codes"].shape == (172, 32)
     assert arrays[f"{UP}.codes"].dtype == np.uint8
-    assert arrays[f"{UP}.scales"].shape == (172, 2)
+    assert arrays[f"{UP}.scales"].shape == (172, 1)
     assert arrays[f"{UP}.zero_points"].shape == (172, 1)
     assert arrays["layers.1.norm.weight"].dtype == np.float32
 

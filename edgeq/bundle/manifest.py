@@ -134,6 +134,12 @@ def bundle_files(directory: Path) -> Iterator[str]:
     return iter(sorted(paths))
 
 
+def list_files(directory: Path, known: tuple[FileEntry, ...] = ()) -> tuple[FileEntry, ...]:
+    """All files under `directory`, sorted by path; those in `known` are not hashed again."""
+    listed = {entry.path: entry for entry in known}
+    return tuple(listed.get(path) or file_entry(directory, path) for path in bundle_files(directory))
+
+
 def file_entry(directory: Path, path: str) -> FileEntry:
     """Size and sha256 of `directory / path`."""
     file = contained(directory, path)

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from pathlib import Path
 
-from edgeq.bundle.manifest import MANIFEST, REPORT_FILES, ReportEntry, bundle_files, file_entry, manifest_bytes
+from edgeq.bundle.manifest import MANIFEST, REPORT_FILES, ReportEntry, list_files, manifest_bytes
 from edgeq.bundle.readme import readme
 from edgeq.bundle.stage import StagedBundle, discard
 from edgeq.core.report import Report
@@ -29,14 +29,14 @@ def seal(staged: StagedBundle, report: Report, *, report_json: str, report_md: s
         with output_errors(staged.final):
             for name, text in texts.items():
                 (staged.directory / name).write_text(text, encoding="utf-8")
-            found = list(bundle_files(staged.directory))
-            if MANIFEST in found:
+            files = list_files(staged.directory, staged.manifest.files)
+            if any(entry.path == MANIFEST for entry in files):
                 raise InternalError(f"{staged.directory} is sealed already.", remedy="Report this.")
             manifest = dataclasses.replace(
                 manifest,
-                files=tuple(file_entry(staged.directory, path) for path in found if path not in REPORT_FILES),
+                files=tuple(entry for entry in files if entry.path not in REPORT_FILES),
                 report=ReportEntry(
-                    verdict=verdict, files=tuple(file_entry(staged.directory, path) for path in REPORT_FILES)
+                    verdict=verdict, files=tuple(entry for entry in files if entry.path in REPORT_FILES)
                 ),
             )
             (staged.directory / MANIFEST).write_bytes(manifest_bytes(manifest))

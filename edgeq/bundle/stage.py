@@ -15,7 +15,7 @@ import edgeq
 from edgeq.bundle import android, edge
 from edgeq.bundle.golden import Golden
 from edgeq.bundle.licence import write_licence
-from edgeq.bundle.manifest import MANIFEST, Manifest, ReportEntry, RuntimeSettings, bundle_files, file_entry
+from edgeq.bundle.manifest import MANIFEST, Manifest, ReportEntry, RuntimeSettings, list_files
 from edgeq.bundle.text import installed_version
 from edgeq.core.artifact import Artifact, FileEntry
 from edgeq.core.model import ModelInfo
@@ -203,15 +203,11 @@ def _fill(
             accuracy_level=target.accuracy_level,
         ),
         profile=target,
-        files=_entries(directory),
+        files=list_files(directory),
         report=ReportEntry(verdict=Verdict.NOT_VALIDATED, files=()),
     )
     _write_surface(manifest, directory)
-    return dataclasses.replace(manifest, files=_entries(directory))
-
-
-def _entries(directory: Path) -> tuple[FileEntry, ...]:
-    return tuple(file_entry(directory, path) for path in bundle_files(directory))
+    return dataclasses.replace(manifest, files=list_files(directory, manifest.files))
 
 
 def _root(surface: Surface, name: str) -> str:

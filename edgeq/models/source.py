@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,13 +76,15 @@ def load(source: str | Path | None, *, task: Task | None = None) -> SourceModel:
     task = task or detect_task(directory)
     pooling, normalize = read_pooling(directory) if task == "feature-extraction" else ("none", False)
     checkpoint = open_checkpoint(directory)
-    module = build_module(directory, task)
+    with ThreadPoolExecutor(1) as pool:  # hashing needs no interpreter, importing the architecture little else
+        hashed = pool.submit(revision, directory, checkpoint.files)
+        module = build_module(directory, task)
     weights, notes = find_weights(directory, task, module, checkpoint)
     described = {name: _describe(name, role, weights) for name, role in weight_roles(module).items()}
     length = context_length(config)
     info = ModelInfo(
         source=label,
-        revision=revision(directory, checkpoint.files),
+        revision=hashed.result(),
         task=task,
         architecture=type(module).__name__,
         model_type=config.model_type,

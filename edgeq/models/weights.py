@@ -98,15 +98,18 @@ def checkpoint_names(module: PreTrainedModel, tensors: Iterable[str]) -> tuple[d
 
     Names as in the module's state_dict, so a shared weight can appear under each of its names.
     """
+    wanted = module.state_dict()
+    sources = tuple(tensors)
+    if all(source in wanted for source in sources):
+        return dict(zip(sources, sources, strict=True)), False
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 
-    wanted = module.state_dict()
     rules = get_model_conversion_mapping(module)
     renamings = [rule for rule in rules if isinstance(rule, WeightRenaming)]
     converters = [rule for rule in rules if isinstance(rule, WeightConverter)]
     found: dict[str, str] = {}
-    for source in sorted(tensors, key=dot_natural_key):
+    for source in sorted(sources, key=dot_natural_key):
         name, pattern = rename_source_key(source, renamings, converters, module.base_model_prefix, wanted)
         if name not in wanted and source in wanted:
             name, pattern = rename_source_key(source, [], [], module.base_model_prefix, wanted)
