@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from edgeq.errors import UsageError
 if TYPE_CHECKING:
     from edgeq.runtimes.onnxruntime import Encoder, TextGenerator
 
+TOP_P = 0.9
 PROMPT = "The history of the city"
 SENTENCES = (
     "A man is playing a guitar on the street.",
@@ -21,23 +23,39 @@ SENTENCES = (
 )
 
 
-def try_bundle(bundle: Path, *, prompts: Sequence[str], max_new_tokens: int) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a language model continues."""
+
+    max_new_tokens: int
+    temperature: float
+    seed: int
+
+
+def try_bundle(bundle: Path, *, prompts: Sequence[str], sampling: Sampling) -> None:
     """Open the bundle and print what it does with the prompts, or with built-in ones. Raises UsageError."""
     import edgeq
     from edgeq.runtimes.onnxruntime import TextGenerator
 
     model = edgeq.load(bundle)
     if isinstance(model, TextGenerator):
-        _continue(model, prompts or (PROMPT,), max_new_tokens)
+        _continue(model, prompts or (PROMPT,), sampling)
     else:
         _compare(model, prompts or SENTENCES)
 
 
-def _continue(model: TextGenerator, prompts: Sequence[str], max_new_tokens: int) -> None:
+def _continue(model: TextGenerator, prompts: Sequence[str], sampling: Sampling) -> None:
     if len(prompts) > 1:
         raise UsageError("A language model continues one text.", remedy="Give --prompt once.")
     show.piece(prompts[0])
-    for text in model.stream(prompts[0], max_new_tokens=max_new_tokens):
+    pieces = model.stream(
+        prompts[0],
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        top_p=TOP_P,
+        seed=sampling.seed,
+    )
+    for text in pieces:
         show.piece(text)
     show.line("")
 

@@ -214,11 +214,14 @@ def run(
         list[str] | None, typer.Option(help="Text to continue; for encoders, a sentence (repeat it).", metavar="TEXT")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Stop after this many tokens.", metavar="N", min=1)] = 64,
+    temperature: Annotated[float, typer.Option(help="0 always takes the likeliest token.", metavar="X")] = 0.7,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same text.", metavar="N", min=0)] = 0,
 ) -> int:
     """Try a bundle: continue a text, or compare sentences."""
-    from edgeq.cli.trial import try_bundle
+    from edgeq.cli.trial import Sampling, try_bundle
 
-    try_bundle(bundle, prompts=tuple(prompt or ()), max_new_tokens=max_new_tokens)
+    sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    try_bundle(bundle, prompts=tuple(prompt or ()), sampling=sampling)
     return EXIT_DONE
 
 

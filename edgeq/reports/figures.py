@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from edgeq.core.report import Drift, Gate, LanguageDrift, Report, SpeedSection, Verdict
+from edgeq.core.scheme import FLOAT_BITS
 
 VERDICT_WORDS = {Verdict.PASSED: "passed", Verdict.FAILED: "failed", Verdict.NOT_VALIDATED: "not validated"}
 DRIFT_PARTS = (
@@ -58,6 +59,8 @@ def size_change(report: Report) -> str:
 def recipe(report: Report) -> str:
     """4 bits, group 32 ..., in words."""
     recipe = report.recipe
+    if recipe.bits == FLOAT_BITS:
+        return "float16, not quantized"
     group = "one scale per channel" if recipe.group_size is None else f"groups of {recipe.group_size}"
     grid = "symmetric" if recipe.symmetric else "zero points"
     return f"{recipe.method}, {recipe.bits} bits, {group}, {grid}; embeddings {recipe.embedding_bits} bits"

@@ -50,6 +50,12 @@ def test_recipe_in_words() -> None:
     assert text == "search, 4 bits, one scale per channel, zero points; embeddings 8 bits"
 
 
+def test_sixteen_bits_have_no_groups() -> None:
+    report = passed_report()
+    recipe = dataclasses.replace(report.recipe, bits=16, group_size=None)
+    assert figures.recipe(dataclasses.replace(report, recipe=recipe)) == "float16, not quantized"
+
+
 def test_memory_without_a_limit_has_no_bar() -> None:
     report = killed_report()
     assert report.memory is not None
