@@ -6,6 +6,7 @@ Attention goes through transformers' own interface, so every architecture that u
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -208,7 +209,9 @@ def _export(wrapper: nn.Module, inputs: dict[str, tuple[int, ...]], fake_mode: F
         examples = tuple(torch.ones(shape, dtype=torch.int64) for shape in inputs.values())
     dynamic = tuple(dict.fromkeys(range(len(shape)), Dim.DYNAMIC) for shape in inputs.values())
     try:
-        return torch.export.export(wrapper, examples, dynamic_shapes=dynamic, strict=False)
+        with warnings.catch_warnings():  # torch warns of its own future
+            warnings.simplefilter("ignore", FutureWarning)
+            return torch.export.export(wrapper, examples, dynamic_shapes=dynamic, strict=False)
     except _NeedsPlainCaptureError:
         raise
     except Exception as error:

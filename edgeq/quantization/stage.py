@@ -1,4 +1,4 @@
-"""The quantize stage: block by block from the checkpoint into the store, with one block in memory at a time."""
+"""The quantize stage: block by block from the checkpoint into the store, two blocks in memory at most."""
 
 from __future__ import annotations
 
@@ -74,16 +74,31 @@ def quantize(
         raise InternalError(f"The plan names {unknown[0]!r}, which the model lacks.", remedy="Report this.")
     units = _units(model.info)
     total = sum(unit.parameters for unit in units)
-    done = 0
     writer = StoreWriter(directory, key=store_key(model.info, plan, model.directory))
-    with _workers() as pool:
-        for index, unit in enumerate(units):
-            if not writer.holds(index, unit.label):
-                writer.write(index, unit.label, _encode_unit(model, plan, unit, pool))
-            done += unit.parameters
-            if progress is not None:
-                progress(done, total, unit.label)
+    done = 0
+    for unit in _stored(model, plan, units, writer):
+        done += unit.parameters
+        if progress is not None:
+            progress(done, total, unit.label)
     return writer.finish(model.info, plan, model.directory, model.companion_files())
+
+
+def _stored(model: FloatModel, plan: Plan, units: tuple[Unit, ...], writer: StoreWriter) -> Iterator[Unit]:
+    """Each unit once it is on disk. One is written while the next is quantized: two are in memory at most."""
+    writing: tuple[Unit, Future[None]] | None = None
+    with _workers() as pool, ThreadPoolExecutor(1, thread_name_prefix="write") as disk:
+        for index, unit in enumerate(units):
+            known = writer.holds(index, unit.label)
+            encoded = {} if known else _encode_unit(model, plan, unit, pool)
+            if writing is not None:
+                writing[1].result()
+                yield writing[0]
+            writing = None if known else (unit, disk.submit(writer.write, index, unit.label, encoded))
+            if known:
+                yield unit
+        if writing is not None:
+            writing[1].result()
+            yield writing[0]
 
 
 def _units(info: ModelInfo) -> tuple[Unit, ...]:

@@ -26,7 +26,7 @@ from torch.export import Dim, ExportedProgram
 
 from edgeq.core.scheme import Scheme
 from edgeq.progress import SilentProgress
-from tests.lower.memory_store import MemoryStore
+from tests.lowering.memory_store import MemoryStore
 
 Array = npt.NDArray[Any]
 Sizes = Mapping[str, int]

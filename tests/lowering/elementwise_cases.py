@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tests.lower.converting import Case, Given, booleans, exactly, floats, integers
+from tests.lowering.converting import Case, Given, booleans, exactly, floats, integers
 
 aten: Any = torch.ops.aten
 POSITIVE = floats("b", "s", low=0.1, high=3.0)

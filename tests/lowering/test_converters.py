@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.lower import elementwise_cases
-from tests.lower.converting import OTHER, TRACED, Case, convert, make_inputs
+from tests.lowering import elementwise_cases
+from tests.lowering.converting import OTHER, TRACED, Case, convert, make_inputs
 
 CASES = (*elementwise_cases.CASES,)
 
