@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgeq.runtimes.onnxruntime import Encoder, TextGenerator
 
 TOP_P = 0.9
-PROMPT = "The history of the city"
+PROMPT = "In the summer of 1944, the"
 SENTENCES = (
     "A man is playing a guitar on the street.",
     "Someone makes music outdoors.",

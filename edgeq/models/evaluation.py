@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,9 +111,12 @@ def _read_text(text: Path | None, built_in: str) -> str:
     path = text or Path(__file__).parent / "data" / built_in
     try:
         with path.open("rb") as stream:
-            return stream.read(LARGEST_TEXT).decode("utf-8", errors="ignore")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read ({error.strerror}).", remedy="Name a UTF-8 text file.") from error
+            data = stream.read(LARGEST_TEXT)
+        # The cut may go through a character; the end of the file may not.
+        return codecs.getincrementaldecoder("utf-8")().decode(data, final=len(data) < LARGEST_TEXT)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.reason
+        raise UsageError(f"{path} cannot be read ({reason}).", remedy="Name a UTF-8 text file.") from error
 
 
 def _windows(encode: Encode, text: str, longest: int, budget: int) -> tuple[tuple[int, ...], ...]:

@@ -9,8 +9,9 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ from edgeq.errors import (
     InternalError,
     UsageError,
 )
+from edgeq.files import output_errors, save_array
 
 if TYPE_CHECKING:
     import torch
@@ -67,13 +69,14 @@ def run_reference(
     )
     package = str(Path(__file__).parents[2])
     search_path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / "request.json"
+    with output_errors(output), _lifeline() as lifeline:
+        output.mkdir(parents=True, exist_ok=True)
+        path = output / "request.json"
         path.write_text(json.dumps(asdict(request)))
         child = subprocess.run(
             [sys.executable, "-m", "edgeq.models.reference", str(path)],
             env={**PATIENT, **os.environ, **OFFLINE, "PYTHONPATH": search_path},
-            stdin=subprocess.DEVNULL,
+            stdin=lifeline,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -82,6 +85,27 @@ def run_reference(
         )
     if child.returncode != 0:
         raise _child_error(child.returncode, child.stderr)
+
+
+@contextmanager
+def _lifeline() -> Iterator[int]:
+    """The end of a pipe that is closed when this process ends, however it ends: the child is to follow."""
+    ours, held = os.pipe()
+    try:
+        yield ours
+    finally:
+        os.close(ours)
+        os.close(held)
+
+
+def _follow_parent() -> None:
+    """End this process when its parent is gone: a killed export must not leave a whole float model computing."""
+
+    def wait() -> None:
+        os.read(0, 1)
+        os._exit(EXIT_INTERNAL)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _child_error(code: int, stderr: str) -> EdgeqError:
@@ -108,9 +132,10 @@ def compute(request: ReferenceRequest) -> None:
     model, missing = load_module(source, request.task, dtype="float32")
     if missing:
         raise CorruptInputError(f"{source} lacks {missing[0]}.", remedy="Copy or download the model again.")
-    output.mkdir(parents=True, exist_ok=True)
     inputs = {"task": request.task, "sequences": request.sequences}
-    (output / INPUTS_FILE).write_text(json.dumps(inputs))
+    with output_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+        (output / INPUTS_FILE).write_text(json.dumps(inputs))
     with torch.inference_mode():
         _forward_all(model, request, output / FLOAT)
         if request.store is not None:
@@ -146,7 +171,8 @@ def _forward_all(model: torch.nn.Module, request: ReferenceRequest, directory: P
     from edgeq.models.pooling import SentenceEmbedding
     from edgeq.models.sentence_modules import read_pooling
 
-    directory.mkdir(parents=True, exist_ok=True)
+    with output_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     encoder = None
     if request.task == "feature-extraction":
         encoder = SentenceEmbedding(model, *read_pooling(Path(request.source)))
@@ -157,11 +183,12 @@ def _forward_all(model: torch.nn.Module, request: ReferenceRequest, directory: P
             result = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits[0]
         else:
             result = encoder(input_ids, mask)[0]
-        np.save(directory / f"{index:04d}.npy", result.numpy())
+        save_array(directory / f"{index:04d}.npy", result.numpy())
 
 
 def main() -> int:
     """The child: exit code 0, or the error's own code with `what <tab> remedy` as the last line on stderr."""
+    _follow_parent()
     data = json.loads(Path(sys.argv[1]).read_text())
     data["sequences"] = tuple(tuple(sequence) for sequence in data["sequences"])
     try:
