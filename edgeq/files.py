@@ -9,10 +9,16 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from edgeq.errors import OutputError, UnsafeInputError
 
 CHUNK = 1 << 20
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What the system says where nothing more can be written, be it a disk, a quota or a limit on a file's size."""
 
 
 def contained(directory: Path, relative: str) -> Path:
@@ -58,7 +64,7 @@ def output_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in NO_SPACE:
             raise OutputError(
                 f"The disk is full: {path} could not be written.", remedy="Free some space, then run the same command."
             ) from error
@@ -66,7 +72,7 @@ def output_errors(path: Path) -> Iterator[None]:
             raise OutputError(
                 f"{path} may not be written ({error.strerror}).", remedy="Choose another --output."
             ) from error
-        if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
             raise OutputError(
                 f"{path} cannot be created ({error.strerror}).", remedy="Choose another --output."
             ) from error
@@ -101,6 +107,17 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
     write_atomic(path, write)
+
+
+def save_array(path: Path, values: npt.NDArray[Any]) -> None:
+    """`np.save` that names the cause of a failed write: numpy itself raises an OSError without an errno.
+
+    Raises OutputError where the disk is full.
+    """
+    contiguous = np.ascontiguousarray(values)
+    with output_errors(path), path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(contiguous))
+        stream.write(contiguous.reshape(-1).view(np.uint8).data)
 
 
 def publish_directory(staged: Path, final: Path, *, force: bool) -> None:

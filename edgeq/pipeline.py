@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -38,12 +38,13 @@ from edgeq.reports.json import read_report, report_to_json
 from edgeq.reports.markdown import report_to_markdown
 from edgeq.store import QuantizedModel
 from edgeq.validation import validate_bundle
-from edgeq.validation.gates import Criteria
+from edgeq.validation.gates import Criteria, check_drift_limit
 from edgeq.validation.reference_set import ReferenceSet
 
 DEFAULT_TARGET = "android"
 ACCURACY_LEVELS = (1, 4)
 VALIDATION = "validation"
+STORE = "store"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +65,12 @@ class Job:
 
 def build(model: SourceModel, job: Job, progress: Progress) -> Report:
     """From a model to a sealed bundle at `job.output`, whatever its verdict."""
+    if job.validate:
+        evaluation_inputs(model.directory, model.info, job.evaluation)  # raises before the work what it would after it
     with _workplace(job.output) as work:
         plan = allocate(model, job.recipe, job.target)
         progress.stage("quantizing")
-        store = quantize_into(model, plan, work / "store", progress=progress.advance)
+        store = quantize_into(model, plan, work / STORE, progress=progress.advance)
         return _bundle(store, model, job, work, progress)
 
 
@@ -91,6 +94,7 @@ def _bundle(store: QuantizedModel, model: SourceModel | None, job: Job, work: Pa
             )
         report = summary.report_of(store, staged, job.target, measurement, notes)
         seal(staged, report, report_json=report_to_json(report), report_md=report_to_markdown(report))
+    progress.note(f"the bundle is at {job.output}")
     return report
 
 
@@ -162,13 +166,16 @@ def quantize(
     profile = load_profile(target)
     recipe = _recipe(bits, method, group_size, symmetric, embedding_bits)
     progress = progress or SilentProgress()
-    if (output / "store.json").exists() and not force:
-        raise OutputError(f"{output} holds a finished store.", remedy="Name another --output, or say --force.")
+    with output_errors(output):
+        is_new = not output.exists()
+        if (output / "store.json").exists() and not force:
+            raise OutputError(f"{output} holds a finished store.", remedy="Name another --output, or say --force.")
     progress.stage("loading")
     source = load(model, task=task)
     plan = allocate(source, recipe, profile)
     progress.stage("quantizing")
-    return quantize_into(source, plan, output, progress=progress.advance)
+    with _undone(output.resolve()) if is_new else nullcontext():
+        return quantize_into(source, plan, output, progress=progress.advance)
 
 
 def lower(
@@ -277,6 +284,7 @@ def _format(name: str | None, profile: TargetProfile) -> Format:
 def _check_places(job: Job) -> None:
     """What can be known to fail is said before hours of work."""
     check_output(job.output, force=job.force)
+    check_drift_limit(job.max_drift)
     if job.evaluation is not None and not job.evaluation.is_file():
         raise UsageError(f"There is no file {job.evaluation}.", remedy="Name a UTF-8 text with --evaluation.")
 
@@ -286,19 +294,41 @@ def _workplace(output: Path) -> Iterator[Path]:
     """A directory beside the output for what is on the way. A killed run leaves it behind, and the next one goes on
     with it; success and errors remove it."""
     work = output.with_name(f".{output.name}.work")
-    with output_errors(output):
-        work.mkdir(parents=True, exist_ok=True)
-    try:
-        yield work
-    except Exception:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
+    with _undone(work):
+        with output_errors(output):
+            work.mkdir(parents=True, exist_ok=True)
+        _keep_store(work)
+        try:
+            yield work
+        except KeyboardInterrupt:
+            _keep_store(work)
+            raise
     shutil.rmtree(work, ignore_errors=True)
 
 
+def _keep_store(work: Path) -> None:
+    """Remove the rest: only the store is worth keeping from a run that was killed or interrupted."""
+    for path in work.iterdir():
+        if path.name != STORE:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _undone(directory: Path) -> Iterator[None]:
+    """Where the work fails, remove `directory` and the parents that were made for it."""
+    made = [parent for parent in directory.parents if not parent.exists()]
+    try:
+        yield
+    except Exception:
+        shutil.rmtree(directory, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()
+        raise
+
+
 def _empty(directory: Path) -> Path:
-    """`directory`, new: only the store is worth keeping from a killed run."""
-    shutil.rmtree(directory, ignore_errors=True)
+    """`directory`, which is made."""
     with output_errors(directory):
         directory.mkdir()
     return directory

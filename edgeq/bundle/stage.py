@@ -90,9 +90,11 @@ def check_output(out: Path, *, force: bool) -> None:
 
     `force` replaces a bundle or an empty directory, never anything else.
     """
-    if not out.name or not out.exists():
-        if not out.name:
-            raise OutputError(f"{out} cannot be a bundle.", remedy="Name a directory that edgeq may create.")
+    if not out.name:
+        raise OutputError(f"{out} cannot be a bundle.", remedy="Name a directory that edgeq may create.")
+    with output_errors(out):
+        exists = out.exists()
+    if not exists:
         return
     if not force:
         raise OutputError(f"{out} exists.", remedy="Name another --output, or say --force to replace it.")

@@ -6,7 +6,6 @@ Attention goes through transformers' own interface, so every architecture that u
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from edgeq.core.model import ModelInfo
 from edgeq.errors import UnsupportedModelError
 from edgeq.lowering import operators
 from edgeq.lowering.patches import Table, patched
+from edgeq.lowering.quiet import quiet_torch
 from edgeq.models.architecture import build_module
 from edgeq.models.pooling import SentenceEmbedding
 
@@ -209,8 +209,7 @@ def _export(wrapper: nn.Module, inputs: dict[str, tuple[int, ...]], fake_mode: F
         examples = tuple(torch.ones(shape, dtype=torch.int64) for shape in inputs.values())
     dynamic = tuple(dict.fromkeys(range(len(shape)), Dim.DYNAMIC) for shape in inputs.values())
     try:
-        with warnings.catch_warnings():  # torch warns of its own future
-            warnings.simplefilter("ignore", FutureWarning)
+        with quiet_torch():
             return torch.export.export(wrapper, examples, dynamic_shapes=dynamic, strict=False)
     except _NeedsPlainCaptureError:
         raise

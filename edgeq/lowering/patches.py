@@ -39,8 +39,8 @@ def patched(module: nn.Module, context_length: int) -> Iterator[Patches]:
     """Substitute norms, rotary functions and rotary tables within the block, and restore them after it."""
     patches = Patches()
     try:
-        _patch_linears(module)
-        _patch_norms(module)
+        _patch_linears(module, patches)
+        _patch_norms(module, patches)
         if _patch_rotary_functions(module, patches):
             _patch_rotary_tables(module, context_length, patches)
         yield patches
@@ -49,7 +49,12 @@ def patched(module: nn.Module, context_length: int) -> Iterator[Patches]:
             undo()
 
 
-def _patch_linears(module: nn.Module) -> None:
+def _substitute(part: nn.Module, forward: Callable[..., Any], patches: Patches) -> None:
+    part.forward = MethodType(forward, part)
+    patches.undo.append(lambda: delattr(part, "forward"))
+
+
+def _patch_linears(module: nn.Module, patches: Patches) -> None:
     """`nn.Linear` keeps its meaning, but torch need not work out the shapes of what it is made of: half of the time."""
 
     def forward(self: nn.Linear, x: torch.Tensor) -> torch.Tensor:
@@ -58,10 +63,10 @@ def _patch_linears(module: nn.Module) -> None:
 
     for part in module.modules():
         if type(part).forward is nn.Linear.forward:
-            part.forward = MethodType(forward, part)
+            _substitute(part, forward, patches)
 
 
-def _patch_norms(module: nn.Module) -> None:
+def _patch_norms(module: nn.Module, patches: Patches) -> None:
     """`*RMSNorm` modules become one `rms_norm`, with weight w or 1 + w, whichever the probe shows."""
     known: dict[tuple[type, float, int], float | None] = {}
     for norm in module.modules():
@@ -74,7 +79,7 @@ def _patch_norms(module: nn.Module) -> None:
             known[key] = _norm_offset(norm, eps)
         offset = known[key]
         if offset is not None:
-            norm.forward = MethodType(_norm_forward(eps, offset), norm)
+            _substitute(norm, _norm_forward(eps, offset), patches)
 
 
 def _norm_forward(eps: float, offset: float) -> Callable[[nn.Module, torch.Tensor], torch.Tensor]:
@@ -170,7 +175,7 @@ def _patch_rotary_tables(module: nn.Module, context_length: int, patches: Patche
         for layer_type, table in tables.items():
             indices[layer_type] = len(patches.tables)
             patches.tables.append(table)  # type: ignore[arg-type]
-        rotary.forward = MethodType(_table_forward(indices, patches.tables), rotary)
+        _substitute(rotary, _table_forward(indices, patches.tables), patches)
 
 
 def _table_forward(

@@ -17,13 +17,14 @@ import numpy.typing as npt
 import edgeq
 from edgeq.core.records import to_plain
 from edgeq.core.report import Drift, DriftSection, EnvironmentSection, Gate, MemorySection, SpeedSection, Verdict
-from edgeq.errors import BadInputError, CorruptInputError
+from edgeq.errors import BadInputError, CorruptInputError, OutputError
+from edgeq.files import output_errors
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtimes.opening import read_manifest
 from edgeq.validation.drift import embedding_drift, language_drift
 from edgeq.validation.gates import Criteria, batch_gate, bundle_gate, drift_gates, memory_gates, same, verdict_of
 from edgeq.validation.golden import tokenizer_problem
-from edgeq.validation.memory import Outcome, read_tail, run_limited
+from edgeq.validation.memory import DISK_FULL, Outcome, read_tail, run_limited
 from edgeq.validation.onnx_weights import artifact_digest
 from edgeq.validation.reference_set import ReferenceSet
 from edgeq.validation.subject import VALIDATION, Subject
@@ -31,6 +32,7 @@ from edgeq.validation.workplace import available_cores, working_directory
 
 RUNTIME = "onnxruntime"
 TIMEOUT_SECONDS = 1800.0
+FREE_SPACE = "Free some space, or point TMPDIR at another disk; then run the same command."
 Values = npt.NDArray[np.floating[Any]]
 
 
@@ -87,6 +89,8 @@ def validate_bundle(
         run = _run_child(subject, references, directory, limit_bytes=limit_bytes, backend=backend, timeout=timeout)
         if run.result.get("status") == "runtime_missing":
             return _measurement(gates, runtime_version="", missing=str(run.result["reason"]))
+        if run.outcome.returncode == DISK_FULL:
+            raise OutputError(f"The disk is full: {directory} could not hold the bundle's answers.", remedy=FREE_SPACE)
         memory = _memory(run.outcome)
         gates += memory_gates(memory, run.outcome.failure)
         version = str(run.result.get("runtime_version", ""))
@@ -141,7 +145,8 @@ def _run_child(
         "output": str(directory),
     }
     path = directory / "request.json"
-    path.write_text(json.dumps(request), encoding="utf-8")
+    with output_errors(path):
+        path.write_text(json.dumps(request), encoding="utf-8")
     outcome = run_limited(
         [sys.executable, "-P", "-m", "edgeq.validation.child", str(path)],
         limit_bytes=limit_bytes,

@@ -15,10 +15,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.errors import EdgeqError, RuntimeUnavailableError
+from edgeq.errors import EdgeqError, OutputError, RuntimeUnavailableError
+from edgeq.files import NO_SPACE, save_array
 from edgeq.runtimes.onnxruntime import Encoder, TextGenerator, import_onnxruntime
 from edgeq.runtimes.opening import read_interface
-from edgeq.validation.memory import MEMORY_REFUSED, announce
+from edgeq.validation.memory import DISK_FULL, MEMORY_REFUSED, announce
 
 PREFILL_TOKENS = 128
 DECODE_TOKENS = 32
@@ -33,9 +34,21 @@ Floats = npt.NDArray[np.float32]
 def main(request_path: Path) -> int:
     """Carry out a request; the result is `result.json` in its output directory. Returns the exit code."""
     request = json.loads(request_path.read_text(encoding="utf-8"))
-    output = Path(request["output"])
+    try:
+        return _carry_out(request, Path(request["output"]))
+    except OutputError:
+        return DISK_FULL
+    except OSError as error:
+        if error.errno in NO_SPACE:
+            return DISK_FULL
+        raise
+
+
+def _carry_out(request: dict[str, Any], output: Path) -> int:
     try:
         result = _measure(request, output)
+    except OutputError:
+        raise
     except RuntimeUnavailableError as error:
         result = {"status": "runtime_missing", "reason": str(error)}
     except EdgeqError as error:
@@ -128,7 +141,7 @@ def _write_header(stream: BinaryIO, shape: tuple[int, ...]) -> None:
 def _answer_sentences(encoder: Encoder, sequences: Sequence[Sequence[int]], answers: Path) -> float:
     """One forward per sentence; then one padded batch, which must say the same. Returns the smallest cosine of both."""
     for index, sequence in enumerate(sequences):
-        np.save(answers / f"{index:04d}.npy", encoder.forward([sequence])[0])
+        save_array(answers / f"{index:04d}.npy", encoder.forward([sequence])[0])
     batched = encoder.forward(sequences[:BATCH])
     smallest = 1.0
     for index, together in enumerate(batched):

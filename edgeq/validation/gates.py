@@ -67,8 +67,13 @@ class Criteria:
     def __post_init__(self) -> None:
         if self.memory_limit_bytes <= 0:
             raise UsageError("The memory limit must be above 0.", remedy="Give a size such as 512MB.")
-        if self.max_drift is not None and not self.max_drift >= 0.0:
-            raise UsageError(f"A drift limit of {self.max_drift} has no meaning.", remedy="Give a number from 0 up.")
+        check_drift_limit(self.max_drift)
+
+
+def check_drift_limit(max_drift: float | None) -> None:
+    """Raises UsageError for a limit that nothing can be measured against."""
+    if max_drift is not None and not max_drift >= 0.0:
+        raise UsageError(f"A drift limit of {max_drift} has no meaning.", remedy="Give a number from 0 up.")
 
 
 def language_limits(bits: int, parameters: int) -> DriftLimits:

@@ -19,6 +19,8 @@ from edgeq.validation.meter import TreeMeter, descendants, process_sample
 SAMPLE_SECONDS = 0.005
 MEMORY_REFUSED = 87
 """Exit code of a child that was refused memory and could still say so."""
+DISK_FULL = 88
+"""Exit code of a child whose answers found no room."""
 REFUSALS = (
     "MemoryError",
     "bad_alloc",

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edgeq.core.model import Task
 from edgeq.errors import CorruptInputError
-from edgeq.files import output_errors
+from edgeq.files import output_errors, save_array
 from edgeq.validation.drift import log_softmax
 
 INPUTS_NAME = "inputs.json"
@@ -70,8 +70,10 @@ class ReferenceSet:
             reference = np.asarray(self.float_values(index)[whole])
             if self.task == "text-generation":
                 reference = log_softmax(reference).astype(np.float16)
-            _save(directory / "float" / f"{index:04d}.npy", reference)
-            _save(directory / "dequantized" / f"{index:04d}.npy", np.asarray(self.dequantized_values(index)[whole]))
+            save_array(directory / "float" / f"{index:04d}.npy", reference)
+            save_array(
+                directory / "dequantized" / f"{index:04d}.npy", np.asarray(self.dequantized_values(index)[whole])
+            )
         kept = [list(sequence[:length]) for sequence, length in zip(self.sequences, lengths, strict=False)]
         with output_errors(directory):
             (directory / INPUTS_NAME).write_text(json.dumps({"task": self.task, "sequences": kept}) + "\n")
@@ -97,11 +99,6 @@ class ReferenceSet:
         if values.dtype not in (np.float16, np.float32) or not shapes_agree:
             raise _corrupt(self.directory, f"{part}/{path.name} does not fit its sequence")
         return values
-
-
-def _save(path: Path, values: Values) -> None:
-    with output_errors(path), path.open("wb") as stream:
-        np.save(stream, values, allow_pickle=False)
 
 
 def _corrupt(directory: Path, why: str) -> CorruptInputError:

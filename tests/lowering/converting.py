@@ -12,6 +12,12 @@ import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime as ort
 import torch
+from onnx_ir.passes.common import RemoveUnusedNodesPass
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from edgeq.core.model import Task
+from edgeq.core.scheme import Scheme
 from edgeq.lowering.capture import CapturedModel
 from edgeq.lowering.onnx.external_data import ExternalData
 from edgeq.lowering.onnx.graph import DTYPES, MICROSOFT, GraphBuilder
@@ -20,33 +26,34 @@ from edgeq.lowering.onnx.signature import Signature
 from edgeq.lowering.onnx.translator import Translator, decompose_unsupported
 from edgeq.lowering.onnx.weights import Weights
 from edgeq.lowering.patches import Table
-from onnx_ir.passes.common import RemoveUnusedNodesPass
-from torch import nn
-from torch.export import Dim, ExportedProgram
-
-from edgeq.core.scheme import Scheme
 from edgeq.progress import SilentProgress
 from tests.lowering.memory_store import MemoryStore
 
 Array = npt.NDArray[Any]
 Sizes = Mapping[str, int]
-TRACED: Sizes = {"b": 2, "s": 6}
-OTHER: Sizes = {"b": 3, "s": 5}
+TRACED: Sizes = {"b": 2, "s": 6, "t": 7}
+OTHER: Sizes = {"b": 3, "s": 5, "t": 4}
 
 
 @dataclass(frozen=True)
 class Given:
-    """An input: axes that are names are dynamic. Values are uniform in `[low, high)`, or `literal`."""
+    """An input: axes that are names are dynamic. Values are uniform in `[low, high)`, or `literal`.
+
+    `padded` is an attention mask `[b, s]` whose row i ends in i zeros.
+    """
 
     dtype: torch.dtype
     shape: tuple[int | str, ...]
     low: float = -2.0
     high: float = 2.0
     literal: tuple[Any, ...] | None = None
+    padded: bool = False
 
     def make(self, sizes: Sizes, generator: torch.Generator) -> torch.Tensor:
         if self.literal is not None:
             return torch.tensor(self.literal, dtype=self.dtype)
+        if self.padded:
+            return torch.ones(sizes["b"], sizes["s"], dtype=self.dtype).tril(sizes["s"] - sizes["b"]).flip(0)
         shape = [axis if isinstance(axis, int) else sizes[axis] for axis in self.shape]
         if self.dtype.is_floating_point:
             return torch.rand(shape, generator=generator, dtype=self.dtype) * (self.high - self.low) + self.low
@@ -69,18 +76,21 @@ def exactly(*values: Any, dtype: torch.dtype = torch.float32) -> Given:  # noqa:
     return Given(dtype, np.shape(values), literal=values)
 
 
+def attention_mask() -> Given:
+    return Given(torch.int64, ("b", "s"), padded=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """A module, or a function of tensors, and the operators that its graph must contain.
 
-    `oracle` stands in for modules that torch itself cannot run; `schemes` quantize parameters by name.
+    `schemes` quantize parameters by name. A module that torch itself cannot run has a method `reference`.
     """
 
     name: str
     operators: tuple[Any, ...]
     module: nn.Module | Callable[..., Any]
     inputs: tuple[Given, ...]
-    oracle: Callable[..., Any] | None = None
     schemes: dict[str, Scheme] = field(default_factory=dict)
     tables: tuple[Table, ...] = ()
 
@@ -98,20 +108,24 @@ class Function(nn.Module):
 
 @dataclass(frozen=True)
 class Converted:
-    """`graph_targets` are the operators before torch decomposed any."""
+    """`graph_targets` are the operators before torch decomposed any; `module` holds the dequantized weights."""
 
     session: ort.InferenceSession
-    model: ir.Model
+    op_types: list[str]
     graph_targets: frozenset[Any]
+    module: nn.Module
 
     def run(self, tensors: list[torch.Tensor]) -> list[Array]:
         names = [given.name for given in self.session.get_inputs()]
-        outputs: list[Array] = self.session.run(None, {n: t.numpy() for n, t in zip(names, tensors, strict=True)})
+        by_position = {n: t.numpy() for n, t in zip(names, tensors, strict=True)}
+        outputs: list[Array] = self.session.run(None, by_position)
         return outputs
 
-    @property
-    def op_types(self) -> list[str]:
-        return [node.op_type for node in self.model.graph]
+    def expected(self, tensors: list[torch.Tensor]) -> list[Array]:
+        """What torch gives."""
+        with torch.no_grad():
+            result = getattr(self.module, "reference", self.module)(*[tensor.clone() for tensor in tensors])
+        return [part.numpy() for part in ([result] if isinstance(result, torch.Tensor) else result)]
 
 
 def make_inputs(case: Case, sizes: Sizes) -> list[torch.Tensor]:
@@ -141,37 +155,76 @@ def captured_from(program: ExportedProgram, tables: tuple[Table, ...] = ()) -> C
     )
 
 
+@dataclass(frozen=True)
+class Translation:
+    """A translated module before it is saved."""
+
+    signature: Signature
+    translator: Translator
+    data: ExternalData
+    store: MemoryStore
+    results: list[ir.Value]
+
+    def save(self, directory: Path) -> Path:
+        """`model.onnx` with every result as an output, and the presents of the caches."""
+        builder, signature = self.signature.graph, self.signature
+        presents = [value for pair in signature.presents.values() for value in pair]
+        outputs = [builder.op("Identity", result) for result in self.results] + presents
+        opsets = {"": OPSET, MICROSOFT: 1}
+        graph = ir.Graph(signature.graph_inputs(), outputs, nodes=builder.nodes, opset_imports=opsets)
+        for name, value in (builder.initializers | self.data.values).items():
+            if value.uses():
+                graph.initializers[name] = value
+        model = ir.Model(graph, ir_version=IR_VERSION)
+        RemoveUnusedNodesPass()(model)
+        if self.data.values:
+            self.data.write(SilentProgress())
+        path = directory / "model.onnx"
+        ir.save(model, path)
+        return path
+
+
+def translate(
+    program: ExportedProgram, module: nn.Module, case: Case, directory: Path, task: Task = "feature-extraction"
+) -> Translation:
+    """What `lower` does with a captured model. An encoder's inputs are those of the case."""
+    captured = captured_from(decompose_unsupported(program, CONVERTERS), case.tables)
+    store = MemoryStore(module, case.schemes, task)
+    data = ExternalData(directory)
+    signature = Signature(store.info, GraphBuilder(), captured.tables)
+    if task == "feature-extraction":
+        for name, given in zip(captured.program.graph_signature.user_inputs, case.inputs, strict=True):
+            signature.declare(str(name), list(given.shape), DTYPES[given.dtype])
+    translator = Translator(captured, Weights(store.as_store, data), signature, CONVERTERS, accuracy_level=1)
+    return Translation(signature, translator, data, store, translator.run())
+
+
 def convert(case: Case, directory: Path) -> Converted:
     """Export, translate, save into `directory`, open."""
     module = case.module if isinstance(case.module, nn.Module) else Function(case.module)
-    program = export(module.eval(), case.inputs, make_inputs(case, TRACED))
-    targets = frozenset(node.target for node in program.graph.nodes)
-    captured = captured_from(decompose_unsupported(program, CONVERTERS), case.tables)
-    store = MemoryStore(module, case.schemes)
-    data = ExternalData(directory)
-    signature = Signature(store.info, GraphBuilder(), captured.tables)
-    given = captured.program.graph_signature.user_inputs
-    for name, spec in zip(given, case.inputs, strict=True):
-        signature.declare(str(name), list(spec.shape), DTYPES[spec.dtype])
-    translator = Translator(captured, Weights(store.as_store, data), signature, CONVERTERS, accuracy_level=1)
-    path = _save(signature, translator.run(), data, directory)
+    randomize(module.eval())
+    program = export(module, case.inputs, make_inputs(case, TRACED))
+    translation = translate(program, module, case, directory)
+    path = translation.save(directory)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.copy_(torch.from_numpy(translation.store.dequantized(name)))
+    return Converted(
+        session=open_session(path),
+        op_types=[node.op_type for node in ir.load(path).graph],
+        graph_targets=frozenset(node.target for node in program.graph.nodes),
+        module=module,
+    )
+
+
+def randomize(module: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(0.0, 0.5, generator=generator)
+
+
+def open_session(path: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return Converted(session, ir.load(path), targets)
-
-
-def _save(signature: Signature, results: list[ir.Value], data: ExternalData, directory: Path) -> Path:
-    builder = signature.graph
-    outputs = [builder.op("Identity", result) for result in results]
-    graph = ir.Graph(signature.given, outputs, nodes=builder.nodes, opset_imports={"": OPSET, MICROSOFT: 1})
-    for name, value in (builder.initializers | data.values).items():
-        if value.uses():
-            graph.initializers[name] = value
-    model = ir.Model(graph, ir_version=IR_VERSION)
-    RemoveUnusedNodesPass()(model)
-    if data.values:
-        data.write(SilentProgress())
-    path = directory / "model.onnx"
-    ir.save(model, path)
-    return path
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

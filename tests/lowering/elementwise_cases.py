@@ -11,6 +11,7 @@ import torch
 from tests.lowering.converting import Case, Given, booleans, exactly, floats, integers
 
 aten: Any = torch.ops.aten
+untyped: Any = torch
 POSITIVE = floats("b", "s", low=0.1, high=3.0)
 HALVES = exactly(-2.5, -1.5, -0.5, -0.2, 0.0, 0.5, 1.5, 2.5, 2.6)
 DIVISORS = exactly(-7.0, -2.5, 2.5, 3.0, 4.0)
@@ -30,17 +31,15 @@ def _with(name: str, op: Any, given: Given, *numbers: Any, **options: Any) -> Ca
     return Case(name=label, operators=(op,), module=lambda x: op(x, *numbers, **options), inputs=(given,))
 
 
-FLOAT_UNARY = tuple(
-    _call("", op.default, floats("b", "s", 3))
-    for op in (aten.neg, aten.abs, aten.exp, aten.sin, aten.cos, aten.erf, aten.tanh, aten.sigmoid, aten.relu)
-    + (aten.softplus, aten.sign, aten.floor, aten.ceil, aten.silu, aten.gelu, aten.reciprocal, aten.logical_not)
-)
+SMOOTH = (aten.exp, aten.sin, aten.cos, aten.erf, aten.tanh, aten.sigmoid, aten.softplus, aten.silu, aten.gelu)
+STEPPED = (aten.neg, aten.abs, aten.relu, aten.sign, aten.floor, aten.ceil, aten.reciprocal, aten.logical_not)
+FLOAT_UNARY = tuple(_call("", op.default, floats("b", "s", 3)) for op in (*SMOOTH, *STEPPED))
 UNARY = (
     *FLOAT_UNARY,
     *(_call("", op.default, POSITIVE) for op in (aten.log, aten.sqrt, aten.rsqrt)),
     _call("half to even", aten.round.default, HALVES),
     *(_call("int", op.default, MIXED) for op in (aten.neg, aten.abs, aten.sign, aten.exp, aten.sigmoid)),
-    *(_call("int", op.default, MIXED) for op in (aten.floor, aten.ceil, aten.round, aten.relu)),
+    *(_call("int", op.default, MIXED) for op in (aten.floor, aten.ceil, aten.round)),
     _call("tanh", aten.gelu.default, floats("b", "s", 3), approximate="tanh"),
     _with("beta", aten.softplus.default, floats("b", "s", low=-20, high=20), 2.5),
     _with("threshold", aten.softplus.default, exactly(-3.0, 0.5, 1.9, 30.0, 200.0), 1.0, 20.0),
@@ -55,6 +54,13 @@ _PROMOTED = (integers("b", "s"), floats("s"))
 _WIDENED = (integers("b", "s", dtype=torch.int32), integers("b", "s"))
 _BOOL_INT = (booleans("b", "s"), integers("b", "s"))
 _BOOLS = (booleans("b", "s"), booleans("b", "s"))
+
+
+def _in_place_on_a_view(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    doubled = x * 2
+    doubled.view(-1).add_(1)
+    return doubled, doubled.to(torch.float32).mul_(3)
+
 
 ARITHMETIC = (
     *(
@@ -190,26 +196,35 @@ KEPT = (
 def _assertions(x: torch.Tensor) -> torch.Tensor:
     aten._assert_tensor_metadata.default(x, dtype=torch.float32)
     size = x.shape[1]
-    aten.sym_constrain_range_for_size.default(size, min=0, max=64)
-    torch._check(size * 2 > 3)
+    untyped._check(size * 2 > 3)
     return x + 1
 
 
 def _asserted_scalar(x: torch.Tensor) -> torch.Tensor:
-    aten._assert_scalar.default(x.shape[0] * x.shape[1] != 4, "no four")
+    n, m = x.shape
+    for holds in (n * m != 4, n + 20 > m, n < 20 + m, n + 20 >= m, n <= 20 + m, (n * n) % 2 == n % 2):
+        aten._assert_scalar.default(holds, "a comparison")
     return x + 1
 
 
 ASSERTIONS = (
     Case(
         name="assertions",
-        operators=(aten._assert_tensor_metadata.default, aten.sym_constrain_range_for_size.default),
+        operators=(aten._assert_tensor_metadata.default,),
         module=_assertions,
         inputs=(floats("b", "s"),),
     ),
     Case(
         name="asserted scalar",
-        operators=(aten._assert_scalar.default,),
+        operators=(
+            aten._assert_scalar.default,
+            operator.ne,
+            operator.lt,
+            operator.le,
+            operator.gt,
+            operator.ge,
+            operator.eq,
+        ),
         module=_asserted_scalar,
         inputs=(floats("b", "s"),),
     ),
@@ -222,7 +237,7 @@ def _sizes(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         x.new_zeros(n + m, m - 1, n * m),
         x.new_zeros(m // 2, m % 4 + 1),
         x.new_zeros((1 - m) // 2 + m, (-m) % 4 + 1),
-        x.new_zeros(torch.sym_max(n, 4), torch.sym_min(m, 5)),
+        x.new_zeros(untyped.sym_max(n, 4), untyped.sym_min(m, 5)),
         x * m + n,
         (x / m) < n,
     )
@@ -231,7 +246,7 @@ def _sizes(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
 SIZES = (
     Case(
         name="arithmetic on sizes",
-        operators=(operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod),
+        operators=(operator.add, operator.sub, operator.mul, operator.neg, operator.floordiv, operator.mod),
         module=_sizes,
         inputs=(floats("b", "s"),),
     ),
@@ -240,4 +255,11 @@ SIZES = (
     ),
 )
 
-CASES = (*UNARY, *ARITHMETIC, *DIVISION, *COMPARISONS, *LOGIC, *CASTS, *KEPT, *ASSERTIONS, *SIZES)
+IN_PLACE = Case(
+    name="in place on a view",
+    operators=(aten.add_.Tensor, aten.mul_.Tensor),
+    module=_in_place_on_a_view,
+    inputs=(floats("b", "s"),),
+)
+
+CASES = (IN_PLACE, *UNARY, *ARITHMETIC, *DIVISION, *COMPARISONS, *LOGIC, *CASTS, *KEPT, *ASSERTIONS, *SIZES)

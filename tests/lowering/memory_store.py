@@ -27,7 +27,7 @@ class MemoryStore:
 
     def __init__(self, module: nn.Module, schemes: dict[str, Scheme], task: Task = "feature-extraction") -> None:
         usual = {f"{n}.weight" for n, part in module.named_modules() if isinstance(part, (nn.Linear, nn.Embedding))}
-        self.values: Arrays = {name: value.detach().numpy() for name, value in module.named_parameters()}
+        self.values: Arrays = {name: value.detach().numpy().copy() for name, value in module.named_parameters()}
         self.schemes = schemes
         self.weights_digest = "none"
         self.plan = Plan(assignments={})

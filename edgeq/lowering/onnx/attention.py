@@ -120,7 +120,7 @@ def _flat(t: Translator, node: Any) -> ir.Value:  # noqa: ANN401
 
 
 def _shared_table(query: Any, key: Any) -> int | None:  # noqa: ANN401
-    """The rotary table that rotates both query and key last, or None."""
+    """The rotary table that rotates both query and key last, by the model's own positions, or None."""
     tables = [_table(x) for x in (query, key)]
     return tables[0] if tables[0] == tables[1] else None
 
@@ -130,7 +130,10 @@ def _table(node: Any) -> int | None:  # noqa: ANN401
         return None
     cos: Any = arguments(node)[1]
     tables: Any = cos.args[0] if cos.op == "call_function" and cos.target.__name__ == "getitem" else None
-    return tables.args[1] if tables is not None and tables.target == operators.rope_tables else None
+    if tables is None or tables.target != operators.rope_tables:
+        return None
+    positions, index, _ = arguments(tables)
+    return int(index) if positions.name == "position_ids" else None
 
 
 def _rotary(t: Translator, node: fx.Node) -> ir.Value:
@@ -178,14 +181,13 @@ def _scaled_dot_product(t: Translator, node: fx.Node) -> ir.Value:
     """
     query, key, value = (t.value(x) for x in arguments(node)[:3])
     mask, causal = option(node, 3, "attn_mask", None), option(node, 5, "is_causal", False)
-    heads, size = int(tensor(arguments(node)[0]).shape[1]), int(tensor(arguments(node)[0]).shape[3])
-    kv_heads = int(tensor(arguments(node)[1]).shape[1])
-    scale = float(option(node, 6, "scale", None) or size**-0.5)
-    if kv_heads != heads:
-        key, value = (
-            _grouped(t, x, n, heads // kv_heads) for x, n in zip((key, value), arguments(node)[1:3], strict=True)
-        )
-    turned = t.graph.op("Transpose", key, attributes={"perm": [0, 1, 3, 2]})
+    shape, key_shape = tensor(arguments(node)[0]).shape, tensor(arguments(node)[1]).shape
+    scale = float(option(node, 6, "scale", None) or int(shape[-1]) ** -0.5)
+    if len(shape) == 4 and key_shape[1] != shape[1]:
+        times = int(shape[1]) // int(key_shape[1])
+        key, value = (_grouped(t, x, n, times) for x, n in zip((key, value), arguments(node)[1:3], strict=True))
+    rank = len(shape)
+    turned = t.graph.op("Transpose", key, attributes={"perm": [*range(rank - 2), rank - 1, rank - 2]})
     scaled = t.graph.op("Mul", query, t.graph.scalar(scale, torch.float32))
     scores = t.graph.op("MatMul", scaled, turned)
     if mask is not None:
@@ -210,7 +212,7 @@ def _additive(t: Translator, mask: Any) -> ir.Value:  # noqa: ANN401
 
 
 def _causal_bias(t: Translator, scores: ir.Value) -> ir.Value:
-    shape = t.graph.op("Shape", scores, attributes={"start": 2})
+    shape = t.graph.op("Shape", scores, attributes={"start": -2})
     lowest = t.graph.op("Expand", t.graph.scalar(float(np.finfo(np.float32).min), torch.float32), shape)
     return t.graph.op("Trilu", lowest, t.graph.scalar(1, torch.int64), attributes={"upper": 1})
 

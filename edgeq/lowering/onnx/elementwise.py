@@ -1,4 +1,4 @@
-"""Converters of element-wise arithmetic, comparisons, casts and reductions."""
+"""Converters of element-wise arithmetic, comparisons and casts, and of arithmetic on sizes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
-from edgeq.lowering.onnx.translator import Converter, Result, Translator, arguments, is_symbolic_number, option, tensor
+from edgeq.lowering.onnx.translator import Converter, Result, Translator, arguments, option, tensor
 
 aten = torch.ops.aten
+ON_BOOLEANS = {"Add": "Or", "Mul": "And", "Max": "Or", "Min": "And"}
 
 
 def _unary(op_type: str) -> Converter:
@@ -21,40 +22,72 @@ def _unary(op_type: str) -> Converter:
     return convert
 
 
+def _rounding(op_type: str) -> Converter:
+    """Integers are round already, and ONNX has no operator for them."""
+
+    def convert(t: Translator, node: fx.Node) -> ir.Value:
+        value = t.value(arguments(node)[0])
+        return t.graph.op(op_type, value) if tensor(node).dtype.is_floating_point else value
+
+    return convert
+
+
 def _binary(op_type: str) -> Converter:
     """`op(left, right)` in the dtype of the result, as torch promotes."""
 
     def convert(t: Translator, node: fx.Node) -> Result:
         dtype = tensor(node).dtype
-        left, right = t.value(arguments(node)[0], dtype), t.value(arguments(node)[1], dtype)
-        alpha = node.kwargs.get("alpha", 1)
-        if alpha != 1:
-            right = t.graph.op("Mul", right, t.value(alpha, dtype))
-        return t.graph.op(op_type, left, right)
+        chosen = ON_BOOLEANS[op_type] if dtype == torch.bool else op_type
+        return t.graph.op(chosen, t.value(arguments(node)[0], dtype), _scaled(t, node, 1))
 
     return convert
 
 
-def _reversed_subtraction(t: Translator, node: fx.Node) -> ir.Value:
+def _scaled(t: Translator, node: fx.Node, position: int) -> ir.Value:
+    """The argument of an addition or subtraction that `alpha` multiplies."""
     dtype = tensor(node).dtype
-    return t.graph.op("Sub", t.value(arguments(node)[1], dtype), t.value(arguments(node)[0], dtype))
+    value, alpha = t.value(arguments(node)[position], dtype), option(node, 2, "alpha", 1)
+    return value if alpha == 1 else t.graph.op("Mul", value, t.value(alpha, dtype))
+
+
+def _reversed_subtraction(t: Translator, node: fx.Node) -> ir.Value:
+    return t.graph.op("Sub", t.value(arguments(node)[1], tensor(node).dtype), _scaled(t, node, 0))
 
 
 def _division(t: Translator, node: fx.Node) -> ir.Value:
     dtype = tensor(node).dtype
-    mode = node.kwargs.get("rounding_mode")
-    quotient = t.graph.op("Div", t.value(arguments(node)[0], dtype), t.value(arguments(node)[1], dtype))
-    return t.graph.op("Floor", quotient) if mode == "floor" and dtype.is_floating_point else quotient
+    left, right = (t.value(argument, dtype) for argument in arguments(node)[:2])
+    mode = "floor" if node.target == aten.floor_divide.default else node.kwargs.get("rounding_mode")
+    if not dtype.is_floating_point:
+        return t.graph.op("Div", left, right) if mode == "trunc" else _floor_division(t, left, right)
+    quotient = t.graph.op("Div", left, right)
+    if mode == "trunc":
+        return t.graph.op("Mul", t.graph.op("Sign", quotient), t.graph.op("Floor", t.graph.op("Abs", quotient)))
+    return t.graph.op("Floor", quotient) if mode == "floor" else quotient
+
+
+def _floor_division(t: Translator, left: ir.Value, right: ir.Value) -> ir.Value:
+    """Of integers: ONNX divides towards zero, but its Mod has the sign of the divisor."""
+    return t.graph.op("Div", t.graph.op("Sub", left, t.graph.op("Mod", left, right)), right)
 
 
 def _remainder(t: Translator, node: fx.Node) -> ir.Value:
+    """With the sign of the divisor; ONNX has that for integers alone, and the dividend's for floats."""
     dtype = tensor(node).dtype
-    return t.graph.op("Mod", t.value(arguments(node)[0], dtype), t.value(arguments(node)[1], dtype))
+    left, right = (t.value(argument, dtype) for argument in arguments(node)[:2])
+    if not dtype.is_floating_point:
+        return t.graph.op("Mod", left, right)
+    rest = t.graph.op("Mod", left, right, attributes={"fmod": 1})
+    signs = t.graph.op("Mul", t.graph.op("Sign", rest), t.graph.op("Sign", right))
+    opposite = t.graph.op("Less", signs, t.value(0, dtype))
+    return t.graph.op("Where", opposite, t.graph.op("Add", rest, right), rest)
 
 
 def _comparison(op_type: str, *, negate: bool = False) -> Converter:
     def convert(t: Translator, node: fx.Node) -> ir.Value:
         dtype = _common_dtype(arguments(node)[:2])
+        if dtype == torch.bool and op_type != "Equal":
+            dtype = torch.int32  # ONNX does not order booleans
         result = t.graph.op(op_type, t.value(arguments(node)[0], dtype), t.value(arguments(node)[1], dtype))
         return t.graph.op("Not", result) if negate else result
 
@@ -63,25 +96,24 @@ def _comparison(op_type: str, *, negate: bool = False) -> Converter:
 
 def _common_dtype(arguments: Any) -> torch.dtype:  # noqa: ANN401
     values = [a.meta["val"] if isinstance(a, fx.Node) else a for a in arguments]
-    values = [0 if isinstance(value, torch.SymInt) else value for value in values]
-    tensors = [value for value in values if isinstance(value, torch.Tensor)]
-    if len(tensors) == 1 and not isinstance(values[0] if tensors[0] is values[1] else values[1], torch.Tensor):
-        number = values[0] if tensors[0] is values[1] else values[1]
-        return tensors[0].dtype if not isinstance(number, float) else _floating(tensors[0].dtype)
-    return torch.promote_types(tensors[0].dtype, tensors[1].dtype)
+    left, right = (0 if isinstance(value, torch.SymInt) else value for value in values)
+    return torch.result_type(left, right)
 
 
-def _floating(dtype: torch.dtype) -> torch.dtype:
-    return dtype if dtype.is_floating_point else torch.float32
-
-
-def _logical(op_type: str, bitwise: str) -> Converter:
-    """Bitwise on integers, logical on booleans."""
+def _logical(op_type: str) -> Converter:
+    """On whether numbers are zero or not."""
 
     def convert(t: Translator, node: fx.Node) -> ir.Value:
-        dtype = _common_dtype(arguments(node)[:2])
-        chosen = op_type if dtype == torch.bool else bitwise
-        return t.graph.op(chosen, t.value(arguments(node)[0], dtype), t.value(arguments(node)[1], dtype))
+        return t.graph.op(op_type, *(t.value(argument, torch.bool) for argument in arguments(node)[:2]))
+
+    return convert
+
+
+def _bitwise(op_type: str, on_booleans: str) -> Converter:
+    def convert(t: Translator, node: fx.Node) -> ir.Value:
+        dtype = tensor(node).dtype
+        chosen = on_booleans if dtype == torch.bool else op_type
+        return t.graph.op(chosen, *(t.value(argument, dtype) for argument in arguments(node)))
 
     return convert
 
@@ -102,56 +134,21 @@ def _identity(t: Translator, node: fx.Node) -> ir.Value:
 
 
 def _nothing(t: Translator, node: fx.Node) -> ir.Value:
-    """Assertions about metadata leave nothing behind."""
+    """Assertions leave nothing behind, nor do the comparisons of sizes that they are about."""
     return t.graph.int64(0)
+
+
+def _softplus(t: Translator, node: fx.Node) -> ir.Value:
+    """log(1 + exp(beta x)) / beta; the threshold only guards torch's own kernel against overflow."""
+    x, beta = t.value(arguments(node)[0]), option(node, 1, "beta", 1)
+    if beta == 1:
+        return t.graph.op("Softplus", x)
+    scale = t.value(beta, tensor(node).dtype)
+    return t.graph.op("Div", t.graph.op("Softplus", t.graph.op("Mul", x, scale)), scale)
 
 
 def _rsqrt(t: Translator, node: fx.Node) -> ir.Value:
     return t.graph.op("Reciprocal", t.graph.op("Sqrt", t.value(arguments(node)[0], tensor(node).dtype)))
-
-
-def _reduction(op_type: str) -> Converter:
-    def convert(t: Translator, node: fx.Node) -> ir.Value:
-        axes = option(node, 1, "dim", None)
-        keep = bool(option(node, 2, "keepdim", False))
-        dtype = tensor(node).dtype
-        value = t.value(arguments(node)[0], torch.int32 if dtype == torch.bool else dtype)
-        if axes is None or axes == []:
-            result = t.graph.op(op_type, value, attributes={"keepdims": int(keep)})
-        else:
-            listed = [axes] if isinstance(axes, int) else axes
-            result = t.graph.op(op_type, value, t.graph.int64(*listed), attributes={"keepdims": int(keep)})
-        return t.graph.cast(result, torch.bool) if dtype == torch.bool else result
-
-    return convert
-
-
-def _arg_reduction(op_type: str) -> Converter:
-    def convert(t: Translator, node: fx.Node) -> ir.Value:
-        axis, keep = option(node, 1, "dim", 0), int(option(node, 2, "keepdim", False))
-        return t.graph.op(op_type, t.value(arguments(node)[0]), attributes={"axis": axis, "keepdims": keep})
-
-    return convert
-
-
-def _extremum_with_indices(reduce: str, arg: str) -> Converter:
-    def convert(t: Translator, node: fx.Node) -> tuple[ir.Value, ...]:
-        value, axis = t.value(arguments(node)[0]), arguments(node)[1]
-        keep = int(option(node, 2, "keepdim", False))
-        values = t.graph.op(reduce, value, t.graph.int64(axis), attributes={"keepdims": keep})
-        return values, t.graph.op(arg, value, attributes={"axis": axis, "keepdims": keep})
-
-    return convert
-
-
-def _norm(t: Translator, node: fx.Node) -> ir.Value:
-    """`linalg.vector_norm` and `norm` of order 1 or 2."""
-    order, axes = option(node, 1, "ord", 2), option(node, 2, "dim", None)
-    keep = bool(option(node, 3, "keepdim", False))
-    op_type = "ReduceL1" if order == 1 else "ReduceL2"
-    listed = [axes] if isinstance(axes, int) else list(axes or [])
-    inputs = [t.graph.int64(*listed)] if listed else []
-    return t.graph.op(op_type, t.value(arguments(node)[0]), *inputs, attributes={"keepdims": int(keep)})
 
 
 def _clamp(t: Translator, node: fx.Node) -> ir.Value:
@@ -166,11 +163,6 @@ def _clamp(t: Translator, node: fx.Node) -> ir.Value:
 def _clamp_max(t: Translator, node: fx.Node) -> ir.Value:
     dtype = tensor(node).dtype
     return t.graph.op("Min", t.value(arguments(node)[0], dtype), t.value(arguments(node)[1], dtype))
-
-
-def _cumulative_sum(t: Translator, node: fx.Node) -> ir.Value:
-    dtype = tensor(node).dtype
-    return t.graph.op("CumSum", t.value(arguments(node)[0], dtype), t.value(arguments(node)[1], torch.int64))
 
 
 def _where(t: Translator, node: fx.Node) -> ir.Value:
@@ -196,14 +188,17 @@ def _silu(t: Translator, node: fx.Node) -> ir.Value:
 
 
 def _symbolic(op_type: str) -> Converter:
-    """Arithmetic on sizes; where both sides are tensors, the operator means the tensors."""
+    """Arithmetic on sizes."""
 
-    def convert(t: Translator, node: fx.Node) -> Result:
-        if not is_symbolic_number(node) and isinstance(node.meta.get("val"), torch.Tensor):
-            return _binary(op_type)(t, node)
-        return t.graph.op(op_type, t.integer(arguments(node)[0]), t.integer(arguments(node)[1]))
+    def convert(t: Translator, node: fx.Node) -> ir.Value:
+        return t.graph.op(op_type, *map(t.integer, arguments(node)))
 
     return convert
+
+
+def _symbolic_floor_division(t: Translator, node: fx.Node) -> ir.Value:
+    left, right = map(t.integer, arguments(node))
+    return _floor_division(t, left, right)
 
 
 ELEMENTWISE: dict[Any, Converter] = {
@@ -241,11 +236,11 @@ ELEMENTWISE: dict[Any, Converter] = {
     aten.tanh.default: _unary("Tanh"),
     aten.sigmoid.default: _unary("Sigmoid"),
     aten.relu.default: _unary("Relu"),
-    aten.softplus.default: _unary("Softplus"),
+    aten.softplus.default: _softplus,
     aten.sign.default: _unary("Sign"),
-    aten.floor.default: _unary("Floor"),
-    aten.ceil.default: _unary("Ceil"),
-    aten.round.default: _unary("Round"),
+    aten.floor.default: _rounding("Floor"),
+    aten.ceil.default: _rounding("Ceil"),
+    aten.round.default: _rounding("Round"),
     aten.silu.default: _silu,
     aten.gelu.default: _gelu,
     aten.eq.Tensor: _comparison("Equal"),
@@ -260,14 +255,14 @@ ELEMENTWISE: dict[Any, Converter] = {
     aten.gt.Scalar: _comparison("Greater"),
     aten.ge.Tensor: _comparison("GreaterOrEqual"),
     aten.ge.Scalar: _comparison("GreaterOrEqual"),
-    aten.logical_and.default: _logical("And", "BitwiseAnd"),
-    aten.logical_or.default: _logical("Or", "BitwiseOr"),
-    aten.bitwise_and.Tensor: _logical("And", "BitwiseAnd"),
-    aten.bitwise_or.Tensor: _logical("Or", "BitwiseOr"),
-    aten.__and__.Tensor: _logical("And", "BitwiseAnd"),
-    aten.__or__.Tensor: _logical("Or", "BitwiseOr"),
+    aten.logical_and.default: _logical("And"),
+    aten.logical_or.default: _logical("Or"),
+    aten.bitwise_and.Tensor: _bitwise("BitwiseAnd", "And"),
+    aten.bitwise_or.Tensor: _bitwise("BitwiseOr", "Or"),
+    aten.__and__.Tensor: _bitwise("BitwiseAnd", "And"),
+    aten.__or__.Tensor: _bitwise("BitwiseOr", "Or"),
+    aten.bitwise_not.default: _bitwise("BitwiseNot", "Not"),
     aten.logical_not.default: _logical_not,
-    aten.bitwise_not.default: _logical_not,
     aten.to.dtype: _cast,
     aten.to.device: _cast,
     aten.to.dtype_layout: _cast,
@@ -283,27 +278,10 @@ ELEMENTWISE: dict[Any, Converter] = {
     aten.lift_fresh_copy.default: _identity,
     aten._assert_tensor_metadata.default: _nothing,
     aten._assert_scalar.default: _nothing,
-    aten.sym_constrain_range_for_size.default: _nothing,
-    aten.mean.dim: _reduction("ReduceMean"),
-    aten.sum.dim_IntList: _reduction("ReduceSum"),
-    aten.sum.default: _reduction("ReduceSum"),
-    aten.amax.default: _reduction("ReduceMax"),
-    aten.amin.default: _reduction("ReduceMin"),
-    aten.any.dim: _reduction("ReduceMax"),
-    aten.any.default: _reduction("ReduceMax"),
-    aten.all.dim: _reduction("ReduceMin"),
-    aten.all.default: _reduction("ReduceMin"),
-    aten.argmax.default: _arg_reduction("ArgMax"),
-    aten.argmin.default: _arg_reduction("ArgMin"),
-    aten.max.dim: _extremum_with_indices("ReduceMax", "ArgMax"),
-    aten.min.dim: _extremum_with_indices("ReduceMin", "ArgMin"),
-    aten.linalg_vector_norm.default: _norm,
-    aten.norm.ScalarOpt_dim: _norm,
     aten.clamp.default: _clamp,
     aten.clamp.Tensor: _clamp,
     aten.clamp_min.default: _clamp,
     aten.clamp_max.default: _clamp_max,
-    aten.cumsum.default: _cumulative_sum,
     aten.where.self: _where,
     aten.where.ScalarOther: _where,
     aten.where.ScalarSelf: _where,
@@ -313,8 +291,15 @@ ELEMENTWISE: dict[Any, Converter] = {
     operator.add: _symbolic("Add"),
     operator.sub: _symbolic("Sub"),
     operator.mul: _symbolic("Mul"),
-    operator.floordiv: _symbolic("Div"),
+    operator.neg: _symbolic("Neg"),
+    operator.floordiv: _symbolic_floor_division,
     operator.mod: _symbolic("Mod"),
     torch.sym_max: _symbolic("Max"),
     torch.sym_min: _symbolic("Min"),
+    operator.eq: _nothing,
+    operator.ne: _nothing,
+    operator.lt: _nothing,
+    operator.le: _nothing,
+    operator.gt: _nothing,
+    operator.ge: _nothing,
 }

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from edgeq.errors import InternalError
 from edgeq.files import write_atomic
 from edgeq.progress import Progress
 
@@ -68,8 +69,10 @@ class ExternalData:
                 stream.seek(slot.offset)
                 array = np.ascontiguousarray(slot.produce())
                 if array.nbytes != slot.length:
-                    msg = f"{slot.name} has {array.nbytes} bytes where {slot.length} are laid out"
-                    raise ValueError(msg)
+                    raise InternalError(
+                        f"{slot.name} has {array.nbytes} bytes where {slot.length} are laid out.",
+                        remedy="Report this: the store and the layout disagree.",
+                    )
                 stream.write(array.data)
                 progress.advance(slot.offset + slot.length, self._end, slot.name)
             stream.truncate(self._end)

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from edgeq.lowering.capture import CapturedModel
     from edgeq.lowering.onnx.weights import Weights
 
-
 LINEARS = (operators.linear, torch.ops.aten.linear.default)
 
 
@@ -29,7 +28,7 @@ class LinearGroup:
 
 
 class LinearGroups:
-    """The group of each quantized linear of a graph."""
+    """The group of each quantized linear of a graph whose bias, if it has one, is a weight too."""
 
     def __init__(self, captured: CapturedModel, weights: Weights) -> None:
         self.of: dict[fx.Node, LinearGroup] = {}
@@ -44,6 +43,8 @@ class LinearGroups:
             if name is None or scheme is None:
                 continue
             has_bias = len(arguments) > 2 and arguments[2] is not None
+            if has_bias and arguments[2].name not in captured.weight_names:
+                continue
             shared = weights.stored_name(name) if uses[arguments[1]] > 1 else None
             candidates.setdefault((arguments[0], scheme, has_bias, shared), []).append((node, name))
         for (_, _, has_bias, _), members in candidates.items():

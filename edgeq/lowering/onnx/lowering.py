@@ -18,6 +18,7 @@ from edgeq.lowering.onnx.elementwise import ELEMENTWISE
 from edgeq.lowering.onnx.external_data import DATA_FILE, ExternalData
 from edgeq.lowering.onnx.graph import MICROSOFT, GraphBuilder
 from edgeq.lowering.onnx.neural import NEURAL
+from edgeq.lowering.onnx.reductions import REDUCTIONS
 from edgeq.lowering.onnx.shapes import SHAPES
 from edgeq.lowering.onnx.signature import Signature
 from edgeq.lowering.onnx.translator import Translator, decompose_unsupported
@@ -28,7 +29,7 @@ from edgeq.store import QuantizedModel
 MODEL_FILE = "model.onnx"
 OPSET = 23
 IR_VERSION = 11
-CONVERTERS = ELEMENTWISE | SHAPES | NEURAL | ATTENTION
+CONVERTERS = ELEMENTWISE | REDUCTIONS | SHAPES | NEURAL | ATTENTION
 PLAIN_NOTE = "attention was captured operation by operation, so it runs without the fused kernel"
 
 

@@ -27,6 +27,8 @@ def _linear(t: Translator, node: fx.Node) -> ir.Value:
         return _plus(t, t.graph.op("MatMul", t.value(x), turned), bias)
     if t.weights.scheme(name) is None:
         return _plus(t, t.graph.op("MatMul", t.value(x), _float_matrix(t, name, transposed=True)), bias)
+    if node not in t.linears.of:  # its bias is computed
+        return _plus(t, matmul_n_bits(t, t.value(x), t.weights.matrix((name,)), None), bias)
     return _quantized_linear(t, node)
 
 
@@ -75,15 +77,16 @@ def _float_matrix(t: Translator, name: str, *, transposed: bool) -> ir.Value:
 
 
 def _addmm(t: Translator, node: fx.Node) -> ir.Value:
-    """`bias + x @ weight`, as transformers' Conv1D writes it: the weight is `[inputs, outputs]`."""
-    bias, x, weight = arguments(node)[:3]
-    name = t.weight_name(weight)
-    if name is None:
-        return _plus(t, t.graph.op("MatMul", t.value(x), t.value(weight)), bias)
-    if t.weights.scheme(name) is None:
-        return _plus(t, t.graph.op("MatMul", t.value(x), _float_matrix(t, name, transposed=False)), bias)
-    matrix = t.weights.matrix((name,))
-    return _plus(t, matmul_n_bits(t, t.value(x), matrix, None), bias)
+    """`beta * bias + alpha * (x @ y)`, as transformers' Conv1D writes it."""
+    bias, left, right = arguments(node)[:3]
+    product, added = _product(t, left, right), t.value(bias)
+    for name, number in node.kwargs.items():
+        scale = t.value(number, torch.float32)
+        if name == "alpha" and number != 1:
+            product = t.graph.op("Mul", product, scale)
+        elif name == "beta" and number != 1:
+            added = t.graph.op("Mul", added, scale)
+    return t.graph.op("Add", product, added)
 
 
 def matmul_n_bits(t: Translator, x: ir.Value, matrix: Matrix, bias: ir.Value | None) -> ir.Value:
@@ -102,15 +105,19 @@ def matmul_n_bits(t: Translator, x: ir.Value, matrix: Matrix, bias: ir.Value | N
 
 
 def _matmul(t: Translator, node: fx.Node) -> ir.Value:
+    return _product(t, *arguments(node)[:2])
+
+
+def _product(t: Translator, left: Any, right: Any) -> ir.Value:  # noqa: ANN401 - fx arguments
     """`x @ y`, where y may be a weight `[inputs, outputs]` or the transpose of one `[outputs, inputs]`."""
-    left, right = arguments(node)[:2]
     for weight, transposed in ((right, False), (_untransposed(right), True)):
         name = t.weight_name(weight)
         if name is None:
             continue
         if t.weights.scheme(name) is None:
             return t.graph.op("MatMul", t.value(left), _float_matrix(t, name, transposed=transposed))
-        return matmul_n_bits(t, t.value(left), t.weights.matrix((name,)), None)
+        if t.weights.input_axis(name) == int(transposed):
+            return matmul_n_bits(t, t.value(left), t.weights.matrix((name,)), None)
     return t.graph.op("MatMul", t.value(left), t.value(right))
 
 
@@ -139,7 +146,8 @@ def _quantized_embedding(t: Translator, name: str, ids: ir.Value) -> ir.Value:
     matrix = t.weights.matrix((name,))
     groups = -(-matrix.inputs // matrix.block)
     shape = (matrix.outputs, groups * matrix.block * matrix.scheme.bits // 8)
-    table = t.weights.data.alias(rows_name(str(matrix.codes.name)), matrix.codes, shape)
+    rows = rows_name(str(matrix.codes.name))
+    table = t.weights.data.values.get(rows) or t.weights.data.alias(rows, matrix.codes, shape)
     inputs = [table, ids, matrix.scales] + ([] if matrix.zero_points is None else [matrix.zero_points])
     attributes = {"bits": matrix.scheme.bits, "block_size": matrix.block, "gather_axis": 0, "quantize_axis": 1}
     output = t.graph.op("GatherBlockQuantized", *inputs, attributes=attributes, domain=MICROSOFT)

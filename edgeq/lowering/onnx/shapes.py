@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from typing import Any
 
@@ -10,6 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
+from edgeq.errors import UnsupportedModelError
 from edgeq.lowering.onnx.translator import Converter, Translator, arguments, option, tensor
 
 aten = torch.ops.aten
@@ -44,8 +46,9 @@ def _permute(t: Translator, node: fx.Node) -> ir.Value:
     return t.graph.op("Transpose", t.value(arguments(node)[0]), attributes={"perm": order})
 
 
-def _t(t: Translator, node: fx.Node) -> ir.Value:
-    return t.graph.op("Transpose", t.value(arguments(node)[0]), attributes={"perm": [1, 0]})
+def _reversed_axes(t: Translator, node: fx.Node) -> ir.Value:
+    order = list(reversed(range(tensor(node).dim())))
+    return t.graph.op("Transpose", t.value(arguments(node)[0]), attributes={"perm": order})
 
 
 def _unsqueeze(t: Translator, node: fx.Node) -> ir.Value:
@@ -84,20 +87,34 @@ def _select(t: Translator, node: fx.Node) -> ir.Value:
 
 
 def _index(t: Translator, node: fx.Node) -> ir.Value:
-    """`x[i]`, `x[:, i]` with one index tensor, or `x[i, j, ...]` with several from the first axis on."""
+    """`x[i]`, `x[:, i]`, `x[i, j]`, `x[:, i, :, j]`: axes taken by integer tensors."""
     indices: Any = arguments(node)[1]
     given = [axis for axis, index in enumerate(indices) if index is not None]
-    value = t.value(arguments(node)[0])
+    if any(tensor(indices[axis]).dtype in (torch.bool, torch.uint8) for axis in given):
+        raise UnsupportedModelError(
+            "The model selects with a mask, so that the number of results depends on the values.",
+            remedy="Report the architecture; multiplying by the mask or torch.where would export.",
+        )
     if len(given) == 1:
         index = t.value(indices[given[0]])
-        return t.graph.op("Gather", value, index, attributes={"axis": given[0]})
-    tensors = [t.value(indices[axis], torch.int64) for axis in given]
-    shape = tensors[0]
-    for other in tensors[1:]:
-        shape = t.graph.op("Add", shape, other)
-    target = t.graph.op("Shape", shape)
-    columns = [t.graph.op("Unsqueeze", t.graph.op("Expand", i, target), t.graph.int64(-1)) for i in tensors]
-    return t.graph.op("GatherND", value, t.graph.op("Concat", *columns, attributes={"axis": -1}))
+        return t.graph.op("Gather", t.value(arguments(node)[0]), index, attributes={"axis": given[0]})
+    return _index_many(t, node, given, [t.value(indices[axis], torch.int64) for axis in given])
+
+
+def _index_many(t: Translator, node: fx.Node, given: list[int], tensors: list[ir.Value]) -> ir.Value:
+    """The axes of the common index shape stand where the indexed ones stood side by side, else in front."""
+    rest = [axis for axis in range(tensor(arguments(node)[0]).dim()) if axis not in given]
+    value, start, rank = t.value(arguments(node)[0]), given[0], tensor(node).dim()
+    if start > 0 or given[-1] != len(given) - 1:
+        value = t.graph.op("Transpose", value, attributes={"perm": given + rest})
+    common = t.graph.op("Shape", functools.reduce(lambda left, right: t.graph.op("Add", left, right), tensors))
+    columns = [t.graph.op("Unsqueeze", t.graph.op("Expand", i, common), t.graph.int64(-1)) for i in tensors]
+    taken = t.graph.op("GatherND", value, t.graph.op("Concat", *columns, attributes={"axis": -1}))
+    if start == 0 or given != list(range(start, start + len(given))):
+        return taken
+    width = rank - len(rest)
+    order = [*range(width, width + start), *range(width), *range(width + start, rank)]
+    return t.graph.op("Transpose", taken, attributes={"perm": order})
 
 
 def _gather(t: Translator, node: fx.Node) -> ir.Value:
@@ -123,18 +140,25 @@ def _concatenate(t: Translator, node: fx.Node) -> ir.Value:
 def _stack(t: Translator, node: fx.Node) -> ir.Value:
     parts: Any = arguments(node)[0]
     axis = int(option(node, 1, "dim", 0)) % tensor(node).dim()
-    raised = [t.graph.op("Unsqueeze", t.value(part), t.graph.int64(axis)) for part in parts]
+    raised = [t.graph.op("Unsqueeze", t.value(part, tensor(node).dtype), t.graph.int64(axis)) for part in parts]
     return t.graph.op("Concat", *raised, attributes={"axis": axis})
 
 
 def _split(t: Translator, node: fx.Node) -> tuple[ir.Value, ...]:
-    """`split`, `split_with_sizes`, `chunk`: the lengths are those of the results."""
+    """`split`, `split_with_sizes`, `chunk`: lengths are those of the results, or those asked for on a dynamic axis."""
     results: Any = node.meta["val"]
-    axis = int(option(node, 2, "dim", 0))
-    lengths = [int(part.shape[axis]) for part in results]
-    return t.graph.multi_op(
-        "Split", t.value(arguments(node)[0]), t.graph.int64(*lengths), outputs=len(lengths), attributes={"axis": axis}
-    )
+    axis, asked = int(option(node, 2, "dim", 0)), arguments(node)[1]
+    lengths = [part.shape[axis] for part in results]
+    value, count = t.value(arguments(node)[0]), len(results)
+    if all(isinstance(length, int) for length in lengths):
+        return t.graph.multi_op("Split", value, t.graph.int64(*lengths), outputs=count, attributes={"axis": axis})
+    if node.target == aten.chunk.default:
+        return t.graph.multi_op("Split", value, outputs=count, attributes={"axis": axis, "num_outputs": count})
+    if not isinstance(asked, (list, tuple)):
+        raise UnsupportedModelError(
+            "The model splits an axis of dynamic length into parts of one size.", remedy="Report the architecture."
+        )
+    return t.graph.multi_op("Split", value, t.integers(asked), outputs=count, attributes={"axis": axis})
 
 
 def _unbind(t: Translator, node: fx.Node) -> tuple[ir.Value, ...]:
@@ -184,25 +208,20 @@ def _arange(t: Translator, node: fx.Node) -> ir.Value:
     return t.graph.op("Range", t.value(start, dtype), t.value(end, dtype), t.value(step, dtype))
 
 
-def _filled(t: Translator, sizes: Any, number: float | bool, dtype: torch.dtype) -> ir.Value:  # noqa: ANN401
-    return t.graph.op("Expand", t.graph.scalar(number, dtype), t.integers(sizes))
-
-
-def _full(t: Translator, node: fx.Node) -> ir.Value:
-    number: Any = arguments(node)[1]
-    return _filled(t, arguments(node)[0], number, tensor(node).dtype)
-
-
-def _new_full(number: float, sizes_at: int) -> Converter:
+def _full(number_at: int, sizes_at: int) -> Converter:
     def convert(t: Translator, node: fx.Node) -> ir.Value:
-        return _filled(t, arguments(node)[sizes_at], number, tensor(node).dtype)
+        number = t.value(arguments(node)[number_at], tensor(node).dtype)
+        return t.graph.op("Expand", number, t.integers(arguments(node)[sizes_at]))
 
     return convert
 
 
-def _new_full_value(t: Translator, node: fx.Node) -> ir.Value:
-    number: Any = arguments(node)[2]
-    return _filled(t, arguments(node)[1], number, tensor(node).dtype)
+def _constant(number: float, sizes_at: int) -> Converter:
+    def convert(t: Translator, node: fx.Node) -> ir.Value:
+        filling = t.graph.scalar(number, tensor(node).dtype)
+        return t.graph.op("Expand", filling, t.integers(arguments(node)[sizes_at]))
+
+    return convert
 
 
 def _full_like(t: Translator, node: fx.Node) -> ir.Value:
@@ -225,8 +244,8 @@ def _scalar_tensor(t: Translator, node: fx.Node) -> ir.Value:
 
 
 def _size(t: Translator, node: fx.Node) -> ir.Value:
-    axis: Any = arguments(node)[1]
-    return t.graph.dimension(t.value(arguments(node)[0]), axis)
+    source, axis = arguments(node)[:2]
+    return t.graph.dimension(t.value(source), int(axis) % tensor(source).dim())
 
 
 SHAPES: dict[Any, Converter] = {
@@ -237,8 +256,8 @@ SHAPES: dict[Any, Converter] = {
     aten.unflatten.int: _flatten,
     aten.transpose.int: _transpose,
     aten.permute.default: _permute,
-    aten.t.default: _t,
-    aten.numpy_T.default: _t,
+    aten.t.default: _reversed_axes,
+    aten.numpy_T.default: _reversed_axes,
     aten.unsqueeze.default: _unsqueeze,
     aten.squeeze.dim: _squeeze,
     aten.squeeze.dims: _squeeze,
@@ -260,12 +279,12 @@ SHAPES: dict[Any, Converter] = {
     aten.arange.default: _arange,
     aten.arange.start: _arange,
     aten.arange.start_step: _arange,
-    aten.full.default: _full,
-    aten.zeros.default: _new_full(0, 0),
-    aten.ones.default: _new_full(1, 0),
-    aten.new_zeros.default: _new_full(0, 1),
-    aten.new_ones.default: _new_full(1, 1),
-    aten.new_full.default: _new_full_value,
+    aten.full.default: _full(1, 0),
+    aten.zeros.default: _constant(0, 0),
+    aten.ones.default: _constant(1, 0),
+    aten.new_zeros.default: _constant(0, 1),
+    aten.new_ones.default: _constant(1, 1),
+    aten.new_full.default: _full(2, 1),
     aten.zeros_like.default: _full_like,
     aten.ones_like.default: _full_like,
     aten.full_like.default: _full_like,

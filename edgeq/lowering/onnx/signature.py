@@ -55,9 +55,10 @@ class Signature:
         first = graph.constant(np.array(0, dtype=np.int64))
         one = graph.constant(np.array(1, dtype=np.int64))
         self.inputs["position_ids"] = graph.op("Max", graph.op("Sub", newest, one), first)
-        # logits of the last `num_logits_to_keep` positions, of all for 0
+        # logits of the last `num_logits_to_keep` positions, of all for 0 and where there are no more
         scalar = graph.op("Squeeze", length)
-        start = graph.op("Where", graph.op("Equal", keep, first), first, graph.op("Sub", scalar, keep))
+        fewer = graph.op("Max", graph.op("Sub", scalar, keep), first)
+        start = graph.op("Where", graph.op("Equal", keep, first), first, fewer)
         self.inputs["kept_positions"] = graph.op("Range", start, scalar, one)
 
     def cache(self, layer: int, heads: int, key_size: int, value_size: int) -> tuple[ir.Value, ir.Value]:

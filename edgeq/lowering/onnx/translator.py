@@ -15,6 +15,7 @@ from torch import fx
 
 from edgeq.errors import UnsupportedModelError
 from edgeq.lowering.onnx.linears import LinearGroup, LinearGroups
+from edgeq.lowering.quiet import quiet_torch
 
 if TYPE_CHECKING:
     from edgeq.lowering.capture import CapturedModel
@@ -66,7 +67,9 @@ class Translator:
 
     def _is_turned_weight(self, node: fx.Node) -> bool:
         """A transposed weight waits for its reader: a matrix product takes the weight as it is stored."""
-        return len(node.args) > 0 and self.weight_name(node.args[0]) is not None and tensor(node).dim() == 2
+        if not node.args or self.weight_name(node.args[0]) is None:
+            return False
+        return isinstance(tensor(node), torch.Tensor) and tensor(node).dim() == 2
 
     def value(self, argument: Any, dtype: torch.dtype | None = None) -> ir.Value:  # noqa: ANN401 - an fx argument
         """The ONNX value of a node or number, cast to `dtype` where it has another."""
@@ -103,7 +106,10 @@ class Translator:
         return self.captured.weight_names.get(argument.name) if isinstance(argument, fx.Node) else None
 
     def reshape(self, value: ir.Value, before: Sequence[Any], after: Sequence[Any], sizes: Sequence[Any]) -> ir.Value:
-        """`Reshape` with copied (0) and inferred (-1) axes wherever they suffice, so that no shape is computed."""
+        """`Reshape` with copied (0) and inferred (-1) axes wherever they suffice, so that no shape is computed.
+
+        Else `sizes` are the lengths; where there are none, axes are looked for among those of `value`.
+        """
         if len(before) == len(after) and all(map(_same, before, after)):
             return value
         target: list[int | None] = []
@@ -118,7 +124,19 @@ class Translator:
             unknown = []
         if not unknown:
             return self.graph.op("Reshape", value, self.graph.int64(*[size or 0 for size in target]))
-        return self.graph.op("Reshape", value, self.integers(sizes))
+        lengths = self.integers(sizes) if sizes else self._lengths(value, before, after)
+        return self.graph.op("Reshape", value, lengths)
+
+    def _lengths(self, value: ir.Value, before: Sequence[Any], after: Sequence[Any]) -> ir.Value:
+        """The shape `after`, its symbolic axes taken from `value`; one that is none of them is inferred."""
+        parts = []
+        for size in after:
+            if isinstance(size, int):
+                parts.append(self.integer(size))
+                continue
+            axis = next((axis for axis, length in enumerate(before) if _same(length, size)), None)
+            parts.append(self.integer(-1) if axis is None else self.graph.dimension(value, axis))
+        return self.graph.op("Concat", *parts, attributes={"axis": 0})
 
     def _float_weight(self, name: str) -> ir.Value:
         if self.weights.scheme(name) is not None:
@@ -160,29 +178,41 @@ def is_symbolic_number(node: fx.Node) -> bool:
 
 
 def unsupported(program: torch.export.ExportedProgram, converters: dict[Any, Converter]) -> set[Any]:
-    """Operators of the graph that no converter knows."""
-    return {n.target for n in program.graph.nodes if n.op == "call_function" and n.target not in converters}
+    """Operators of the graph that no converter knows, and those that write where other nodes look."""
+    called = [node for node in program.graph.nodes if node.op == "call_function"]
+    return {node.target for node in called if node.target not in converters or _writes_to_shared(node)}
+
+
+def _writes_to_shared(node: fx.Node) -> bool:
+    """An operator in place counts as one with a result only where nobody else holds what it changes."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return False
+    changed: Any = arguments(node)[0]
+    made = getattr(changed.target, "_schema", None)
+    is_fresh = made is not None and all(result.alias_info is None for result in made.returns)
+    return not is_fresh or len(changed.users) > 1
 
 
 def decompose_unsupported(
     program: torch.export.ExportedProgram, converters: dict[Any, Converter]
 ) -> torch.export.ExportedProgram:
-    """Let torch rewrite the operators that have no converter into simpler ones.
+    """Let torch rewrite the operators that have no converter into simpler ones, as often as that helps.
 
     Raises UnsupportedModelError naming those that remain.
     """
     missing = unsupported(program, converters)
-    if not missing:
-        return program
-    known: Any = torch.export.default_decompositions()
-    program = program.run_decompositions({op: rule for op, rule in known.items() if op in missing})
-    missing = unsupported(program, converters)
-    if missing:
-        names = ", ".join(sorted(map(str, missing)))
-        raise UnsupportedModelError(
-            f"The model uses operators that edgeq cannot write as ONNX yet: {names}.",
-            remedy="Add a converter for each to edgeq/lowering/onnx, or report the architecture.",
-        )
+    while missing:
+        known: Any = torch.export.default_decompositions()
+        with quiet_torch():
+            program = program.run_decompositions({op: rule for op, rule in known.items() if op in missing})
+        before, missing = missing, unsupported(program, converters)
+        if missing == before:
+            names = ", ".join(sorted(map(str, missing)))
+            raise UnsupportedModelError(
+                f"The model uses operators that edgeq cannot write as ONNX yet: {names}.",
+                remedy="Add a converter for each to edgeq/lowering/onnx, or report the architecture.",
+            )
     return program
 
 

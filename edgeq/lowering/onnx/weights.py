@@ -50,6 +50,10 @@ class Weights:
         """`(outputs, inputs)`."""
         return self.store.info.weights[self.stored_name(name)].outputs_inputs
 
+    def input_axis(self, name: str) -> int:
+        """The axis of the module's own parameter that a linear contracts."""
+        return self.store.info.weights[self.stored_name(name)].input_axis
+
     def floating(self, name: str, *, transposed: bool = False) -> ir.Value:
         """A float weight as float32; with `transposed`, the last two axes swapped for the right side of a MatMul.
 
