@@ -31,18 +31,31 @@ def _with(name: str, op: Any, given: Given, *numbers: Any, **options: Any) -> Ca
     return Case(name=label, operators=(op,), module=lambda x: op(x, *numbers, **options), inputs=(given,))
 
 
-SMOOTH = (aten.exp, aten.sin, aten.cos, aten.erf, aten.tanh, aten.sigmoid, aten.softplus, aten.silu, aten.gelu)
-STEPPED = (aten.neg, aten.abs, aten.relu, aten.sign, aten.floor, aten.ceil, aten.reciprocal, aten.logical_not)
-FLOAT_UNARY = tuple(_call("", op.default, floats("b", "s", 3)) for op in (*SMOOTH, *STEPPED))
+def _each(name: str, ops: tuple[Any, ...], *inputs: Given, numbers: tuple[Any, ...] = (), **options: Any) -> Case:  # noqa: ANN401
+    """Several operators on the same inputs and then numbers, in one graph."""
+    return Case(
+        name=name, operators=ops, module=lambda *x: tuple(op(*x, *numbers, **options) for op in ops), inputs=inputs
+    )
+
+
+def _default(*packets: Any) -> tuple[Any, ...]:  # noqa: ANN401
+    return tuple(packet.default for packet in packets)
+
+
+SMOOTH = _default(aten.exp, aten.sin, aten.cos, aten.erf, aten.tanh, aten.sigmoid, aten.softplus, aten.silu, aten.gelu)
+STEPPED = _default(aten.neg, aten.abs, aten.relu, aten.sign, aten.floor, aten.ceil, aten.reciprocal, aten.square)
+INTEGRAL = _default(aten.neg, aten.abs, aten.sign, aten.floor, aten.ceil, aten.round, aten.square)
 UNARY = (
-    *FLOAT_UNARY,
-    *(_call("", op.default, POSITIVE) for op in (aten.log, aten.sqrt, aten.rsqrt)),
+    _each("smooth functions", SMOOTH, floats("b", "s", 3)),
+    _each("stepped functions", STEPPED, floats("b", "s", 3)),
+    _each("functions of positive numbers", _default(aten.log, aten.sqrt, aten.rsqrt), POSITIVE),
+    _each("smooth functions of ints", _default(aten.exp, aten.sigmoid, aten.tanh), MIXED),
+    _each("stepped functions of ints", INTEGRAL, MIXED),
     _call("half to even", aten.round.default, HALVES),
-    *(_call("int", op.default, MIXED) for op in (aten.neg, aten.abs, aten.sign, aten.exp, aten.sigmoid)),
-    *(_call("int", op.default, MIXED) for op in (aten.floor, aten.ceil, aten.round)),
     _call("tanh", aten.gelu.default, floats("b", "s", 3), approximate="tanh"),
     _with("beta", aten.softplus.default, floats("b", "s", low=-20, high=20), 2.5),
     _with("threshold", aten.softplus.default, exactly(-3.0, 0.5, 1.9, 30.0, 200.0), 1.0, 20.0),
+    _call("float", aten.logical_not.default, exactly(0.0, 0.5, -1.0)),
     _call("int", aten.logical_not.default, integers("b", "s", low=-1, high=2)),
     _call("bool", aten.bitwise_not.default, booleans("b", "s")),
     _call("int", aten.bitwise_not.default, MIXED),
@@ -54,6 +67,11 @@ _PROMOTED = (integers("b", "s"), floats("s"))
 _WIDENED = (integers("b", "s", dtype=torch.int32), integers("b", "s"))
 _BOOL_INT = (booleans("b", "s"), integers("b", "s"))
 _BOOLS = (booleans("b", "s"), booleans("b", "s"))
+_TENSORS = (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.rsub.Tensor)
+_SCALARS = (aten.add.Scalar, aten.sub.Scalar, aten.mul.Scalar, aten.rsub.Scalar)
+_SCALED = (aten.add.Tensor, aten.sub.Tensor, aten.rsub.Tensor)
+_SCALED_NUMBERS = (aten.add.Scalar, aten.sub.Scalar, aten.rsub.Scalar)
+_EXTREMES = (aten.maximum.default, aten.minimum.default, aten.max.other, aten.min.other)
 
 
 def _in_place_on_a_view(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -63,32 +81,33 @@ def _in_place_on_a_view(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 
 ARITHMETIC = (
-    *(
-        _call(label, op.Tensor, *pair)
-        for op in (aten.add, aten.sub, aten.mul, aten.rsub)
-        for label, pair in (("same", _SAME), ("broadcast", _BROADCAST), ("promoted", _PROMOTED), ("widened", _WIDENED))
-    ),
-    _call("bool and int", aten.add.Tensor, *_BOOL_INT),
-    _call("bool and int", aten.mul.Tensor, *_BOOL_INT),
-    _call("bools", aten.add.Tensor, *_BOOLS),
-    _call("bools", aten.mul.Tensor, *_BOOLS),
-    *(_call("alpha", op.Tensor, *_SAME, alpha=2.5) for op in (aten.add, aten.sub, aten.rsub)),
-    _call("alpha int", aten.add.Tensor, *_WIDENED, alpha=-3),
-    *(_with("", op.Scalar, floats("b", "s"), 1.5) for op in (aten.add, aten.sub, aten.mul, aten.rsub)),
-    *(_with("int", op.Scalar, MIXED, 3) for op in (aten.add, aten.sub, aten.mul, aten.rsub)),
-    *(_with("int becomes float", op.Scalar, MIXED, 0.5) for op in (aten.add, aten.sub, aten.mul, aten.rsub)),
-    *(_with("alpha", op.Scalar, floats("b", "s"), 1.5, 3) for op in (aten.add, aten.sub, aten.rsub)),
+    _each("arithmetic, one shape", _TENSORS, *_SAME),
+    _each("arithmetic broadcasts", _TENSORS, *_BROADCAST),
+    _each("arithmetic promotes", _TENSORS, *_PROMOTED),
+    _each("arithmetic widens", _TENSORS, *_WIDENED),
+    _each("arithmetic of bool and int", (aten.add.Tensor, aten.mul.Tensor), *_BOOL_INT),
+    _each("arithmetic of bools", (aten.add.Tensor, aten.mul.Tensor), *_BOOLS),
+    _each("alpha", _SCALED, *_SAME, alpha=2.5),
+    _each("alpha of ints", _SCALED, *_WIDENED, alpha=-3),
+    _each("arithmetic with a number", _SCALARS, floats("b", "s"), numbers=(1.5,)),
+    _each("arithmetic of ints with an int", _SCALARS, MIXED, numbers=(3,)),
+    _each("arithmetic of ints with a fraction", _SCALARS, MIXED, numbers=(0.5,)),
+    _each("alpha with a number", _SCALED_NUMBERS, floats("b", "s"), numbers=(1.5, 3)),
     Case(
-        name="add_ and mul_ in place",
+        name="in place",
         operators=(aten.add_.Tensor, aten.mul_.Tensor),
         module=lambda x, y: ((x + 1).add_(y), (x - 1).mul_(y) * 2),
         inputs=_SAME,
     ),
-    *(
-        _call(label, op.default, *pair)
-        for op in (aten.maximum, aten.minimum)
-        for label, pair in (("", _SAME), ("promoted", _PROMOTED), ("bools", _BOOLS))
+    Case(
+        name="in place on a view",
+        operators=(aten.add_.Tensor, aten.mul_.Tensor),
+        module=_in_place_on_a_view,
+        inputs=(floats("b", "s"),),
     ),
+    _each("extremes", _EXTREMES, *_SAME),
+    _each("extremes promote", _EXTREMES, *_PROMOTED),
+    _each("extremes of bools", _EXTREMES, *_BOOLS),
     _with("", aten.pow.Tensor_Scalar, floats("b", "s"), 2),
     _with("", aten.pow.Tensor_Scalar, POSITIVE, -0.5),
     _with("int", aten.pow.Tensor_Scalar, MIXED, 3),
@@ -97,91 +116,80 @@ ARITHMETIC = (
     Case(
         name="pow.Scalar",
         operators=(aten.pow.Scalar,),
-        module=lambda x: (aten.pow.Scalar(10000.0, x), 2**x),
-        inputs=(floats("b", "s"),),
-    ),
-    Case(
-        name="pow.Scalar int",
-        operators=(aten.pow.Scalar,),
-        module=lambda x: aten.pow.Scalar(2, x),
-        inputs=(integers("b", "s", low=0, high=6),),
+        module=lambda x, n: (aten.pow.Scalar(10000.0, x), 2**x, 2**n),
+        inputs=(floats("b", "s"), integers("b", "s", low=0, high=6)),
     ),
 )
 
 _GRID = (exactly(*[[v] for v in DIVIDENDS.literal or ()]), DIVISORS)
 _INT_GRID = (exactly(*[[v] for v in range(-7, 8)], dtype=torch.int64), NONZERO)
 DIVISION = (
-    _call("", aten.div.Tensor, *_GRID),
-    _call("ints give floats", aten.div.Tensor, *_INT_GRID),
-    _with("", aten.div.Scalar, floats("b", "s"), 3),
-    _with("int", aten.div.Scalar, MIXED, 4),
-    *(_call(f"floats {mode}", aten.div.Tensor_mode, *_GRID, rounding_mode=mode) for mode in ("floor", "trunc", None)),
-    *(_call(f"ints {mode}", aten.div.Tensor_mode, *_INT_GRID, rounding_mode=mode) for mode in ("floor", "trunc", None)),
-    _call("floats", aten.floor_divide.default, *_GRID),
-    _call("ints", aten.floor_divide.default, *_INT_GRID),
+    *(
+        _call(f"{kind} {mode}", aten.div.Tensor_mode, *grid, rounding_mode=mode)
+        for kind, grid in (("floats", _GRID), ("ints", _INT_GRID))
+        for mode in ("floor", "trunc", None)
+    ),
+    _each("division of floats", (aten.div.Tensor, aten.floor_divide.default, aten.remainder.Tensor), *_GRID),
+    _each("division of ints", (aten.div.Tensor, aten.floor_divide.default, aten.remainder.Tensor), *_INT_GRID),
+    _each("division by a number", (aten.div.Scalar, aten.remainder.Scalar), DIVIDENDS, numbers=(2.5,)),
+    _each("division by a negative number", (aten.div.Scalar, aten.remainder.Scalar), DIVIDENDS, numbers=(-2.5,)),
+    _each("division of ints by an int", (aten.div.Scalar, aten.remainder.Scalar), MIXED, numbers=(-4,)),
+    _each("division of ints by a fraction", (aten.div.Scalar, aten.remainder.Scalar), MIXED, numbers=(2.5,)),
+    _call("tiny and negative", aten.remainder.Tensor, exactly(-1e-6, 1e-6, -3.0), exactly(1.0, -1.0, 1.5)),
     Case(
         name="// with a number",
         operators=(aten.floor_divide.default,),
         module=lambda x, y: (x // 2, x // -3, y // 0.7),
         inputs=(MIXED, floats("b", "s")),
     ),
-    _call("floats", aten.remainder.Tensor, *_GRID),
-    _call("tiny and negative", aten.remainder.Tensor, exactly(-1e-6, 1e-6, -3.0), exactly(1.0, -1.0, 1.5)),
-    _call("ints", aten.remainder.Tensor, *_INT_GRID),
-    _with("", aten.remainder.Scalar, floats("b", "s", low=-9, high=9), 2.5),
-    _with("", aten.remainder.Scalar, floats("b", "s", low=-9, high=9), -2.5),
-    _with("int", aten.remainder.Scalar, MIXED, -4),
-    _with("int becomes float", aten.remainder.Scalar, MIXED, 2.5),
 )
 
 _COMPARED = (aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge)
+_COMPARED_TENSORS = tuple(packet.Tensor for packet in _COMPARED)
+_COMPARED_NUMBERS = tuple(packet.Scalar for packet in _COMPARED)
 _SMALL = integers("b", "s", low=-1, high=2)
 _INT_FLOAT = (exactly(-1, 0, 1, dtype=torch.int64), exactly([-1.0], [0.0], [0.5], [1.0]))
 COMPARISONS = (
-    *(
-        _call(label, op.Tensor, *pair)
-        for op in _COMPARED
-        for label, pair in (
-            ("ints", (_SMALL, integers("b", "s", low=-1, high=2, dtype=torch.int32))),
-            ("int and float", _INT_FLOAT),
-            ("bools", _BOOLS),
-        )
-    ),
-    *(_with("int", op.Scalar, _SMALL, 0) for op in _COMPARED),
-    *(_with("int and fraction", op.Scalar, _SMALL, 0.5) for op in _COMPARED),
-    *(_with("float and int", op.Scalar, exactly(-1.0, 0.0, 0.5, 1.0), 0) for op in _COMPARED),
-    *(_with("bool", op.Scalar, booleans("b", "s"), 1) for op in _COMPARED),
-    _with("infinity", aten.eq.Scalar, exactly(-math.inf, 0.0, math.inf), -math.inf),
+    _each("comparisons of ints", _COMPARED_TENSORS, _SMALL, integers("b", "s", low=-1, high=2, dtype=torch.int32)),
+    _each("comparisons of int and float", _COMPARED_TENSORS, *_INT_FLOAT),
+    _each("comparisons of bools", _COMPARED_TENSORS, *_BOOLS),
+    _each("comparisons with an int", _COMPARED_NUMBERS, _SMALL, numbers=(0,)),
+    _each("comparisons with a fraction", _COMPARED_NUMBERS, _SMALL, numbers=(0.5,)),
+    _each("comparisons of floats with an int", _COMPARED_NUMBERS, exactly(-1.0, 0.0, 0.5, 1.0), numbers=(0,)),
+    _each("comparisons of bools with an int", _COMPARED_NUMBERS, booleans("b", "s"), numbers=(1,)),
+    _each("comparisons with infinity", _COMPARED_NUMBERS, exactly(-math.inf, 0.0, math.inf), numbers=(-math.inf,)),
 )
 
+_LOGICAL = _default(aten.logical_and, aten.logical_or)
+_BITWISE = tuple(packet.Tensor for packet in (aten.bitwise_and, aten.bitwise_or, aten.__and__, aten.__or__))
 LOGIC = (
-    *(_call("bools", op, *_BOOLS) for op in (aten.logical_and.default, aten.logical_or.default)),
-    *(_call("numbers", op, *_INT_FLOAT) for op in (aten.logical_and.default, aten.logical_or.default)),
-    *(_call("ints", op, _SMALL, _SMALL) for op in (aten.logical_and.default, aten.logical_or.default)),
-    *(
-        _call(label, op.Tensor, *pair)
-        for op in (aten.bitwise_and, aten.bitwise_or, aten.__and__, aten.__or__)
-        for label, pair in (("bools", _BOOLS), ("ints", (MIXED, MIXED)), ("bool and int", _BOOL_INT))
-    ),
+    _each("logic of bools", _LOGICAL, *_BOOLS),
+    _each("logic of numbers", _LOGICAL, *_INT_FLOAT),
+    _each("logic of ints", _LOGICAL, _SMALL, _SMALL),
+    _each("bits of bools", _BITWISE, *_BOOLS),
+    _each("bits of ints", _BITWISE, MIXED, MIXED),
+    _each("bits of bool and int", _BITWISE, *_BOOL_INT),
 )
 
+_KINDS = (torch.int64, torch.int32, torch.bool, torch.float16, torch.float64, torch.float32)
 CASTS = (
-    *(
-        _with(str(dtype), aten.to.dtype, floats("b", "s", low=-3.7, high=3.7), dtype)
-        for dtype in (torch.int64, torch.int32, torch.bool, torch.float16, torch.float64, torch.float32)
+    Case(
+        name="casts",
+        operators=(aten.to.dtype,),
+        module=lambda x, m: (*(x.to(kind) for kind in _KINDS), *(m.to(kind) for kind in _KINDS)),
+        inputs=(floats("b", "s", low=-3.7, high=3.7), booleans("b", "s")),
     ),
-    _with("from bool", aten.to.dtype, booleans("b", "s"), torch.float32),
     _with("", aten.to.device, MIXED, torch.device("cpu"), torch.float32),
     _with("", aten.to.dtype_layout, MIXED, dtype=torch.float32, layout=torch.strided),
-    _call("", aten.to.other, MIXED, floats("b")),
     _with("", aten._to_copy.default, MIXED, dtype=torch.float32),
-    _call("", aten.type_as.default, MIXED, floats("b")),
+    _each("casts like another", (aten.to.other, aten.type_as.default), MIXED, floats("b")),
 )
 
 KEPT = (
-    *(
-        _call("", op.default, floats("b", "s"))
-        for op in (aten.contiguous, aten.clone, aten.detach, aten.alias, aten.lift_fresh_copy)
+    _each(
+        "what does nothing",
+        _default(aten.contiguous, aten.clone, aten.detach, aten.alias, aten.lift_fresh_copy),
+        floats("b", "s"),
     ),
     _with("", aten.dropout.default, floats("b", "s"), 0.5, False),
     Case(
@@ -255,11 +263,4 @@ SIZES = (
     ),
 )
 
-IN_PLACE = Case(
-    name="in place on a view",
-    operators=(aten.add_.Tensor, aten.mul_.Tensor),
-    module=_in_place_on_a_view,
-    inputs=(floats("b", "s"),),
-)
-
-CASES = (IN_PLACE, *UNARY, *ARITHMETIC, *DIVISION, *COMPARISONS, *LOGIC, *CASTS, *KEPT, *ASSERTIONS, *SIZES)
+CASES = (*UNARY, *ARITHMETIC, *DIVISION, *COMPARISONS, *LOGIC, *CASTS, *KEPT, *ASSERTIONS, *SIZES)

@@ -96,11 +96,13 @@ class FloatProducts(nn.Module):
         return (
             self.matrix @ x.transpose(1, 2),
             x @ (first * second).t(),
+            x @ self.matrix.to(torch.float32).t(),
             x[:, None] @ self.experts,
             x @ self.vector,
             scores,
             torch.mm(flat, flat.t()),
             torch.addmm(self.vector[:8], flat, self.matrix.t() + 1),
+            torch.baddbmm(x[:, :1, :1], x, x.transpose(1, 2), beta=0.5, alpha=2),
             (self.matrix[:, :4] + 1).sum() + x,
         )
 
@@ -239,7 +241,7 @@ CASES = (
     *_rare("4 bits", SCHEMES["4 bits"]),
     Case(
         name="float products",
-        operators=(aten.bmm.default, aten.matmul.default, aten.mm.default, aten.addmm.default),
+        operators=(aten.bmm.default, aten.baddbmm.default, aten.matmul.default, aten.mm.default, aten.addmm.default),
         module=FloatProducts(),
         inputs=(X,),
     ),

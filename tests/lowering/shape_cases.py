@@ -168,6 +168,19 @@ JOINS = (
     ),
     _case("expand a scalar", aten.expand.default, lambda x: x.sum().expand(3, 2)),
     _case("expand grows", aten.expand.default, lambda x: x[None].expand(4, *x.shape)),
+    _case("expand_as", aten.expand_as.default, lambda x, y: x.expand_as(y), floats("s", 1), floats("b", "s", 4)),
+    _case(
+        "repeat_interleave",
+        aten.repeat_interleave.self_int,
+        lambda x: (x.repeat_interleave(2, -1), x.repeat_interleave(3, 0), x.repeat_interleave(2, dim=1)),
+    ),
+    _case("repeat_interleave flat", aten.repeat_interleave.self_int, lambda x: x.repeat_interleave(2)),
+    _case(
+        "repeat_interleave all dynamic",
+        aten.repeat_interleave.self_int,
+        lambda x: (x.repeat_interleave(2, 1), x.repeat_interleave(2, 2), x.repeat_interleave(2, 0)),
+        CUBE,
+    ),
     _case(
         "repeat", aten.repeat.default, lambda x: (x.repeat(1, 2, 3), x.repeat(2, 1, 1, 1), x.repeat(x.shape[1], 1, 1))
     ),

@@ -23,7 +23,8 @@ def case_of(module: nn.Module | Callable[..., object], **schemes: Scheme) -> Cas
 
 
 def _fourier(x: torch.Tensor) -> torch.Tensor:
-    return torch.fft.rfft(x, n=8).real
+    spectrum: torch.Tensor = torch.fft.rfft(x, n=8).real
+    return spectrum
 
 
 def _sorted(x: torch.Tensor) -> torch.Tensor:

@@ -51,7 +51,7 @@ def stored(data: ExternalData, value: ir.Value | None) -> Array:
     tensor = value.const_value
     assert isinstance(tensor, ir.ExternalTensor)
     raw = (data.directory / DATA_FILE).read_bytes()[tensor.offset or 0 :][: tensor.length]
-    return np.frombuffer(raw, tensor.dtype.numpy()).reshape([int(n) for n in tensor.shape])
+    return np.frombuffer(raw, tensor.dtype.numpy()).reshape(tensor.shape.numpy())
 
 
 @pytest.mark.parametrize("inputs", [32, 40, 172])

@@ -147,6 +147,11 @@ def _softplus(t: Translator, node: fx.Node) -> ir.Value:
     return t.graph.op("Div", t.graph.op("Softplus", t.graph.op("Mul", x, scale)), scale)
 
 
+def _square(t: Translator, node: fx.Node) -> ir.Value:
+    x = t.value(arguments(node)[0], tensor(node).dtype)
+    return t.graph.op("Mul", x, x)
+
+
 def _rsqrt(t: Translator, node: fx.Node) -> ir.Value:
     return t.graph.op("Reciprocal", t.graph.op("Sqrt", t.value(arguments(node)[0], tensor(node).dtype)))
 
@@ -223,11 +228,14 @@ ELEMENTWISE: dict[Any, Converter] = {
     aten.pow.Scalar: _binary("Pow"),
     aten.maximum.default: _binary("Max"),
     aten.minimum.default: _binary("Min"),
+    aten.max.other: _binary("Max"),
+    aten.min.other: _binary("Min"),
     aten.neg.default: _unary("Neg"),
     aten.abs.default: _unary("Abs"),
     aten.exp.default: _unary("Exp"),
     aten.log.default: _unary("Log"),
     aten.sqrt.default: _unary("Sqrt"),
+    aten.square.default: _square,
     aten.rsqrt.default: _rsqrt,
     aten.reciprocal.default: _unary("Reciprocal"),
     aten.sin.default: _unary("Sin"),

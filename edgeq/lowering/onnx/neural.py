@@ -77,7 +77,7 @@ def _float_matrix(t: Translator, name: str, *, transposed: bool) -> ir.Value:
 
 
 def _addmm(t: Translator, node: fx.Node) -> ir.Value:
-    """`beta * bias + alpha * (x @ y)`, as transformers' Conv1D writes it."""
+    """`beta * bias + alpha * (x @ y)`, as transformers' Conv1D writes it, or with a batch in front."""
     bias, left, right = arguments(node)[:3]
     product, added = _product(t, left, right), t.value(bias)
     for name, number in node.kwargs.items():
@@ -203,6 +203,7 @@ NEURAL: dict[Any, Converter] = {
     operators.linear: _linear,
     aten.linear.default: _linear,
     aten.addmm.default: _addmm,
+    aten.baddbmm.default: _addmm,
     aten.matmul.default: _matmul,
     aten.mm.default: _matmul,
     aten.bmm.default: _matmul,

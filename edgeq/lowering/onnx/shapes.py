@@ -192,6 +192,23 @@ def _expand(t: Translator, node: fx.Node) -> ir.Value:
     return t.graph.op("Expand", t.value(arguments(node)[0]), t.integers(explicit))
 
 
+def _expand_as(t: Translator, node: fx.Node) -> ir.Value:
+    value, like = map(t.value, arguments(node))
+    return t.graph.op("Expand", value, t.graph.op("Shape", like))
+
+
+def _repeat_interleave(t: Translator, node: fx.Node) -> ir.Value:
+    """Every entry along an axis several times over; without an axis, along the flattened tensor."""
+    source, repeats = arguments(node)[:2]
+    value, shape, axis = t.value(source), list(tensor(source).shape), option(node, 2, "dim", None)
+    if axis is None:
+        value, shape, axis = t.graph.op("Reshape", value, t.graph.int64(-1)), [tensor(source).numel()], 0
+    axis %= len(shape)
+    raised = t.graph.op("Unsqueeze", value, t.graph.int64(axis + 1))
+    tiled = t.graph.op("Expand", raised, t.graph.int64(*[1] * (axis + 1), repeats, *[1] * (len(shape) - axis - 1)))
+    return t.reshape(tiled, [*shape[: axis + 1], repeats, *shape[axis + 1 :]], tensor(node).shape, ())
+
+
 def _repeat(t: Translator, node: fx.Node) -> ir.Value:
     counts: Any = arguments(node)[1]
     value = t.value(arguments(node)[0])
@@ -275,7 +292,9 @@ SHAPES: dict[Any, Converter] = {
     aten.unbind.int: _unbind,
     operator.getitem: _getitem,
     aten.expand.default: _expand,
+    aten.expand_as.default: _expand_as,
     aten.repeat.default: _repeat,
+    aten.repeat_interleave.self_int: _repeat_interleave,
     aten.arange.default: _arange,
     aten.arange.start: _arange,
     aten.arange.start_step: _arange,

@@ -69,7 +69,8 @@ class Translator:
         """A transposed weight waits for its reader: a matrix product takes the weight as it is stored."""
         if not node.args or self.weight_name(node.args[0]) is None:
             return False
-        return isinstance(tensor(node), torch.Tensor) and tensor(node).dim() == 2
+        result = node.meta.get("val")
+        return isinstance(result, torch.Tensor) and result.dim() == 2
 
     def value(self, argument: Any, dtype: torch.dtype | None = None) -> ir.Value:  # noqa: ANN401 - an fx argument
         """The ONNX value of a node or number, cast to `dtype` where it has another."""
