@@ -5,9 +5,7 @@ load -> allocate -> quantize -> lower -> stage -> validate -> seal
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -40,11 +38,11 @@ from edgeq.store import QuantizedModel
 from edgeq.validation import validate_bundle
 from edgeq.validation.gates import Criteria, check_drift_limit
 from edgeq.validation.reference_set import ReferenceSet
+from edgeq.workplace import STORE, created, undone, workplace
 
 DEFAULT_TARGET = "android"
 ACCURACY_LEVELS = (1, 4)
 VALIDATION = "validation"
-STORE = "store"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +65,7 @@ def build(model: SourceModel, job: Job, progress: Progress) -> Report:
     """From a model to a sealed bundle at `job.output`, whatever its verdict."""
     if job.validate:
         evaluation_inputs(model.directory, model.info, job.evaluation)  # raises before the work what it would after it
-    with _workplace(job.output) as work:
+    with workplace(job.output) as work:
         plan = allocate(model, job.recipe, job.target)
         progress.stage("quantizing")
         store = quantize_into(model, plan, work / STORE, progress=progress.advance)
@@ -76,7 +74,7 @@ def build(model: SourceModel, job: Job, progress: Progress) -> Report:
 
 def _bundle(store: QuantizedModel, model: SourceModel | None, job: Job, work: Path, progress: Progress) -> Report:
     """The second half of the pipeline: from a store to a sealed bundle."""
-    artifact = lower_to(store, job.target, job.format, _empty(work / "artifact"), progress)
+    artifact = lower_to(store, job.target, job.format, created(work / "artifact"), progress)
     references = _references(store, model, job, work / "reference", progress)
     golden = _golden(store, references, job.target)
     notes = (*(() if model is None else model.notes), *artifact.notes)
@@ -174,7 +172,7 @@ def quantize(
     source = load(model, task=task)
     plan = allocate(source, recipe, profile)
     progress.stage("quantizing")
-    with _undone(output.resolve()) if is_new else nullcontext():
+    with undone(output.resolve()) if is_new else nullcontext():
         return quantize_into(source, plan, output, progress=progress.advance)
 
 
@@ -209,7 +207,7 @@ def lower(
         validate=validate,
         force=force,
     )
-    with _workplace(output) as work:
+    with workplace(output) as work:
         model = _original(quantized) if validate else None
         return _bundle(quantized, model, job, work, progress or SilentProgress())
 
@@ -289,51 +287,6 @@ def _check_places(job: Job) -> None:
         raise UsageError(f"There is no file {job.evaluation}.", remedy="Name a UTF-8 text with --evaluation.")
 
 
-@contextmanager
-def _workplace(output: Path) -> Iterator[Path]:
-    """A directory beside the output for what is on the way. A killed run leaves it behind, and the next one goes on
-    with it; success and errors remove it."""
-    work = output.with_name(f".{output.name}.work")
-    with _undone(work):
-        with output_errors(output):
-            work.mkdir(parents=True, exist_ok=True)
-        _keep_store(work)
-        try:
-            yield work
-        except KeyboardInterrupt:
-            _keep_store(work)
-            raise
-    shutil.rmtree(work, ignore_errors=True)
-
-
-def _keep_store(work: Path) -> None:
-    """Remove the rest: only the store is worth keeping from a run that was killed or interrupted."""
-    for path in work.iterdir():
-        if path.name != STORE:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-@contextmanager
-def _undone(directory: Path) -> Iterator[None]:
-    """Where the work fails, remove `directory` and the parents that were made for it."""
-    made = [parent for parent in directory.parents if not parent.exists()]
-    try:
-        yield
-    except Exception:
-        shutil.rmtree(directory, ignore_errors=True)
-        for parent in made:
-            with suppress(OSError):
-                parent.rmdir()
-        raise
-
-
-def _empty(directory: Path) -> Path:
-    """`directory`, which is made."""
-    with output_errors(directory):
-        directory.mkdir()
-    return directory
-
-
 def _original(store: QuantizedModel) -> SourceModel:
     """The float model that a store was made from, for comparison."""
     source = None if store.info.source == DEMO_NAME else store.info.source
@@ -363,7 +316,7 @@ def _references(
             store=store.directory,
             task=store.info.task,
             sequences=sequences,
-            output=_empty(directory),
+            output=created(directory),
         )
     return ReferenceSet.open(directory)
 

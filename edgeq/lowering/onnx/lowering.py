@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -43,7 +44,7 @@ def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progres
     context_length = min(info.context_length or target.context_length, target.context_length)
     progress.stage("capturing the graph")
     captured = capture(info, store.source_directory, context_length)
-    captured = CapturedModel(**{**vars(captured), "program": decompose_unsupported(captured.program, CONVERTERS)})
+    captured = replace(captured, program=decompose_unsupported(captured.program, CONVERTERS))
     data = ExternalData(directory)
     weights = Weights(store, data)
     signature = Signature(info, GraphBuilder(), captured.tables)
