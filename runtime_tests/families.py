@@ -104,6 +104,7 @@ LANGUAGE_MODELS = {
     "helium": _language("helium", HEADS),
     "ernie4_5": _language("ernie4_5"),
     "gpt_bigcode": _language("gpt_bigcode", GPT),
+    "diffllama": _language("diffllama", plain=True),
     "gptj": _language("gptj", {**GPT, "rotary_dim": 16}, plain=True),
     "codegen": _language("codegen", {**GPT, "rotary_dim": 16}, plain=True),
     "bloom": _language("bloom", {"n_layer": 2, "n_head": 4}, plain=True),

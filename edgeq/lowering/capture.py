@@ -99,10 +99,13 @@ def _attention_interface(attended_layers: set[int]) -> Iterator[None]:
         position_bias: torch.Tensor | None = None,
         **_: object,
     ) -> tuple[torch.Tensor, None]:
-        if attention_mask is not None or position_bias is not None:
+        other_values = value.shape[1] != key.shape[1] or value.shape[3] != query.shape[3]  # kernels want one head size
+        if attention_mask is not None or position_bias is not None or other_values:
             raise _NeedsPlainCaptureError
         layer = getattr(module, "layer_idx", None)
         layer = len(attended_layers) if layer is None else layer
+        if layer in attended_layers:  # its cache would have to serve two attentions
+            raise _NeedsPlainCaptureError
         attended_layers.add(layer)
         causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
         if sliding_window and not causal:

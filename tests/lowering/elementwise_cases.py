@@ -7,6 +7,7 @@ import operator
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from tests.lowering.converting import Case, Given, booleans, exactly, floats, integers
 
@@ -51,6 +52,20 @@ UNARY = (
     _each("functions of positive numbers", _default(aten.log, aten.sqrt, aten.rsqrt), POSITIVE),
     _each("smooth functions of ints", _default(aten.exp, aten.sigmoid, aten.tanh), MIXED),
     _each("stepped functions of ints", INTEGRAL, MIXED),
+    Case(
+        name="activations with limits",
+        operators=(aten.leaky_relu.default, aten.hardtanh.default, aten.log1p.default, aten.expm1.default),
+        module=lambda x: (
+            aten.leaky_relu.default(x),
+            functional.leaky_relu(x, 0.3),
+            aten.hardtanh.default(x),
+            aten.hardtanh.default(x, -0.5, 1.5),
+            aten.log1p.default(x.abs()),
+            aten.expm1.default(x),
+        ),
+        inputs=(floats("b", "s"),),
+    ),
+    _call("", aten.isnan.default, exactly(0.0, math.nan, math.inf)),
     _call("half to even", aten.round.default, HALVES),
     _call("tanh", aten.gelu.default, floats("b", "s", 3), approximate="tanh"),
     _with("beta", aten.softplus.default, floats("b", "s", low=-20, high=20), 2.5),
@@ -161,7 +176,9 @@ COMPARISONS = (
 )
 
 _LOGICAL = _default(aten.logical_and, aten.logical_or)
-_BITWISE = tuple(packet.Tensor for packet in (aten.bitwise_and, aten.bitwise_or, aten.__and__, aten.__or__))
+_BITWISE = tuple(
+    packet.Tensor for packet in (aten.bitwise_and, aten.bitwise_or, aten.bitwise_xor, aten.__and__, aten.__or__)
+)
 LOGIC = (
     _each("logic of bools", _LOGICAL, *_BOOLS),
     _each("logic of numbers", _LOGICAL, *_INT_FLOAT),

@@ -55,7 +55,6 @@ VIEWS = (
     _case("t", aten.t.default, lambda x: x.t(), floats("b", "s")),
     _case("t of a vector", aten.t.default, lambda x: x.t() + 1, floats("s")),
     _case("T", aten.numpy_T.default, lambda x: x.T, floats("b", "s")),
-    _case("T of three axes", aten.numpy_T.default, lambda x: x.T),
     _case("unsqueeze", aten.unsqueeze.default, lambda x: (x.unsqueeze(0), x.unsqueeze(-1), x[:, None, :, None])),
     _case("squeeze", aten.squeeze.dim, lambda x: (x.squeeze(1), x.squeeze(-1), x.squeeze(0)), floats("b", 1, "s", 1)),
     _case("squeeze dims", aten.squeeze.dims, lambda x: (x.squeeze((1, 3)), x.squeeze((0, -1))), floats("b", 1, "s", 1)),
@@ -137,6 +136,40 @@ CUTS = (
     _case("chunk", aten.chunk.default, lambda x: (*x.chunk(2, -1), *x.chunk(3, 2))),
     _case("chunk a dynamic axis", aten.chunk.default, lambda x: x.chunk(2, 1)),
     _case("unbind", (aten.unbind.int, operator.getitem), lambda x: (*x.unbind(-1)[:3], x.transpose(0, 2).unbind()[1])),
+)
+
+
+def _written_to(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    whole, views, fresh = x * 1, x * 2, x.new_empty(x.shape[0], x.shape[1], 8)
+    whole[:, 1:3] = 5
+    whole[..., -2:] = y[:, :, None]
+    whole[:, : y.shape[0], 0] += 1
+    views[:, :2].mul_(3)
+    fresh[..., :3], fresh[..., 3:] = x[..., 5:], x[..., :5]
+    return whole, views, fresh
+
+
+WRITES = (
+    _case(
+        "writing to parts",
+        (aten.copy_.default,),
+        _written_to,
+        X,
+        floats("b", "s"),
+    ),
+    _case(
+        "slice_scatter",
+        (aten.slice_scatter.default, aten.copy.default, aten.empty.memory_format),
+        lambda x, y: (
+            aten.slice_scatter.default(x, y, 2, 1, 3),
+            aten.slice_scatter.default(x, y, -1, -2),
+            aten.slice_scatter.default(x, x * 2, 1),
+            aten.copy.default(x, y[..., :1]),
+            torch.empty(x.shape[0], 2) * 0,
+        ),
+        X,
+        floats("b", "s", 2),
+    ),
 )
 
 JOINS = (
@@ -287,4 +320,4 @@ NEW = (
     ),
 )
 
-CASES = (*VIEWS, *CUTS, *JOINS, *NEW)
+CASES = (*VIEWS, *CUTS, *WRITES, *JOINS, *NEW)

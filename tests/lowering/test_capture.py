@@ -97,8 +97,8 @@ def test_windows_and_softcaps_reach_the_operator(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("model_type", "options"),
-    [("bloom", {"n_layer": 2, "n_head": 4}), ("gptj", {**GPT_NAMES, "rotary_dim": 8})],
-    ids=["alibi", "not on the interface"],
+    [("bloom", {"n_layer": 2, "n_head": 4}), ("gptj", {**GPT_NAMES, "rotary_dim": 8}), ("diffllama", {})],
+    ids=["alibi", "not on the interface", "two attentions in a layer"],
 )
 def test_attention_of_its_own_is_captured_plain(model_type: str, options: dict[str, Any], tmp_path: Path) -> None:
     model = captured(tmp_path, model_type, **options)

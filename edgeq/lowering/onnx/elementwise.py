@@ -152,6 +152,31 @@ def _square(t: Translator, node: fx.Node) -> ir.Value:
     return t.graph.op("Mul", x, x)
 
 
+def _log1p(t: Translator, node: fx.Node) -> ir.Value:
+    dtype = tensor(node).dtype
+    return t.graph.op("Log", t.graph.op("Add", t.value(arguments(node)[0], dtype), t.value(1, dtype)))
+
+
+def _expm1(t: Translator, node: fx.Node) -> ir.Value:
+    dtype = tensor(node).dtype
+    return t.graph.op("Sub", t.graph.op("Exp", t.value(arguments(node)[0], dtype)), t.value(1, dtype))
+
+
+def _leaky_relu(t: Translator, node: fx.Node) -> ir.Value:
+    slope = float(option(node, 1, "negative_slope", 0.01))
+    return t.graph.op("LeakyRelu", t.value(arguments(node)[0]), attributes={"alpha": slope})
+
+
+def _hard_tanh(t: Translator, node: fx.Node) -> ir.Value:
+    dtype = tensor(node).dtype
+    lowest, highest = (t.value(option(node, *limit), dtype) for limit in ((1, "min_val", -1), (2, "max_val", 1)))
+    return t.graph.op("Min", t.graph.op("Max", t.value(arguments(node)[0], dtype), lowest), highest)
+
+
+def _is_nan(t: Translator, node: fx.Node) -> ir.Value:
+    return t.graph.op("IsNaN", t.value(arguments(node)[0]))
+
+
 def _rsqrt(t: Translator, node: fx.Node) -> ir.Value:
     return t.graph.op("Reciprocal", t.graph.op("Sqrt", t.value(arguments(node)[0], tensor(node).dtype)))
 
@@ -238,14 +263,19 @@ ELEMENTWISE: dict[Any, Converter] = {
     aten.square.default: _square,
     aten.rsqrt.default: _rsqrt,
     aten.reciprocal.default: _unary("Reciprocal"),
+    aten.log1p.default: _log1p,
+    aten.expm1.default: _expm1,
     aten.sin.default: _unary("Sin"),
     aten.cos.default: _unary("Cos"),
     aten.erf.default: _unary("Erf"),
     aten.tanh.default: _unary("Tanh"),
     aten.sigmoid.default: _unary("Sigmoid"),
     aten.relu.default: _unary("Relu"),
+    aten.leaky_relu.default: _leaky_relu,
+    aten.hardtanh.default: _hard_tanh,
     aten.softplus.default: _softplus,
     aten.sign.default: _unary("Sign"),
+    aten.isnan.default: _is_nan,
     aten.floor.default: _rounding("Floor"),
     aten.ceil.default: _rounding("Ceil"),
     aten.round.default: _rounding("Round"),
@@ -267,6 +297,7 @@ ELEMENTWISE: dict[Any, Converter] = {
     aten.logical_or.default: _logical("Or"),
     aten.bitwise_and.Tensor: _bitwise("BitwiseAnd", "And"),
     aten.bitwise_or.Tensor: _bitwise("BitwiseOr", "Or"),
+    aten.bitwise_xor.Tensor: _bitwise("BitwiseXor", "Xor"),
     aten.__and__.Tensor: _bitwise("BitwiseAnd", "And"),
     aten.__or__.Tensor: _bitwise("BitwiseOr", "Or"),
     aten.bitwise_not.default: _bitwise("BitwiseNot", "Not"),

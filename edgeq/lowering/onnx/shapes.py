@@ -80,6 +80,31 @@ def _slice(t: Translator, node: fx.Node) -> ir.Value:
     )
 
 
+def _slice_scatter(t: Translator, node: fx.Node) -> ir.Value:
+    """A copy of a tensor with a stretch of one axis replaced: what `x[:, a:b] = y` and writing to views become."""
+    whole, part = (t.value(x) for x in arguments(node)[:2])
+    axis, start = int(option(node, 2, "dim", 0)), option(node, 3, "start", None) or 0
+    end, step = option(node, 4, "end", None), option(node, 5, "step", 1)
+    if step != 1:
+        raise UnsupportedModelError(
+            "The model writes to every n-th entry of an axis.", remedy="Report the architecture."
+        )
+    if start == 0 and end in (None, LAST):
+        return part
+    before = t.graph.op("Slice", whole, t.graph.int64(0), t.integer(start), t.graph.int64(axis))
+    behind = t.graph.op(
+        "Slice", whole, t.integer(LAST if end is None else end), t.graph.int64(LAST), t.graph.int64(axis)
+    )
+    return t.graph.op("Concat", before, part, behind, attributes={"axis": axis})
+
+
+def _copy(t: Translator, node: fx.Node) -> ir.Value:
+    """The second tensor in the shape and dtype of the first."""
+    like, source = arguments(node)[:2]
+    value = t.value(source, tensor(node).dtype)
+    return t.graph.op("Expand", value, t.graph.op("Shape", t.value(like)))
+
+
 def _select(t: Translator, node: fx.Node) -> ir.Value:
     axis, index = arguments(node)[1], arguments(node)[2]
     position = t.graph.op("Squeeze", t.integer(index))
@@ -279,6 +304,8 @@ SHAPES: dict[Any, Converter] = {
     aten.squeeze.dim: _squeeze,
     aten.squeeze.dims: _squeeze,
     aten.slice.Tensor: _slice,
+    aten.slice_scatter.default: _slice_scatter,
+    aten.copy.default: _copy,
     aten.select.int: _select,
     aten.index.Tensor: _index,
     aten.gather.default: _gather,
@@ -299,6 +326,7 @@ SHAPES: dict[Any, Converter] = {
     aten.arange.start: _arange,
     aten.arange.start_step: _arange,
     aten.full.default: _full(1, 0),
+    aten.empty.memory_format: _constant(0, 0),
     aten.zeros.default: _constant(0, 0),
     aten.ones.default: _constant(1, 0),
     aten.new_zeros.default: _constant(0, 1),
