@@ -17,8 +17,6 @@ SCHEMES = {
     "4 bits": Scheme(bits=4),
     "4 bits symmetric": Scheme(bits=4, symmetric=True),
     "8 bits": Scheme(bits=8, group_size=16),
-    "8 bits symmetric": Scheme(bits=8, symmetric=True),
-    "4 bits per channel": Scheme(bits=4, group_size=None),
     "8 bits symmetric per channel": Scheme(bits=8, group_size=None, symmetric=True),
     "16 bits": Scheme(bits=16),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,59 +17,107 @@ BOOLS = booleans("b", "s", 4)
 FRACTIONS = exactly([0.0, 0.0, 0.0], [0.0, 0.3, 0.0], [0.5, -0.5, 1.0])
 
 
-def _on(op: Any, given: Given, *numbers: Any, **options: Any) -> Case:  # noqa: ANN401
-    kind = str(given.dtype).removeprefix("torch.")
-    name = f"{op} {kind}{given.shape} {numbers or ''}{options or ''}"
-    return Case(name=name, operators=(op,), module=lambda x: op(x, *numbers, **options), inputs=(given,))
+AXES: tuple[tuple[Any, ...], ...] = (([-1],), ([], True), ([1, 0], True))
+POSITIONS: tuple[tuple[Any, ...], ...] = ((-1,), (1, True), (), (None, True))
+ORDERS = (2, 1, 0, 3, 0.5, math.inf, -math.inf)
+Call = tuple[Any, Callable[[torch.Tensor], Any]]
+
+
+def _call(op: Any, *numbers: Any, **options: Any) -> Call:  # noqa: ANN401
+    """An operator on the input and then numbers."""
+    return op, lambda x: op(x, *numbers, **options)
+
+
+def _on(name: str, given: Given, *calls: Call) -> Case:
+    """Several calls with the same input, in one graph."""
+
+    def module(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        results = [function(x) for _, function in calls]
+        return tuple(part for result in results for part in (result if isinstance(result, tuple) else (result,)))
+
+    return Case(name=name, operators=tuple(op for op, _ in calls), module=module, inputs=(given,))
 
 
 REDUCTIONS = (
-    _on(aten.mean.dim, X, [-1], True),
-    _on(aten.mean.dim, X, [1]),
-    _on(aten.mean.dim, X, [0, 2]),
-    _on(aten.mean.dim, X, None),
-    _on(aten.mean.dim, INTS, [1], dtype=torch.float32),
-    _on(aten.sum.dim_IntList, X, [-2], True),
-    _on(aten.sum.dim_IntList, X, None),
-    _on(aten.sum.dim_IntList, BOOLS, [1]),
-    _on(aten.sum.dim_IntList, integers("b", "s", dtype=torch.int32), [1]),
-    _on(aten.sum.default, X),
-    _on(aten.sum.default, BOOLS),
-    *(_on(op.default, X, [-1]) for op in (aten.amax, aten.amin)),
-    *(_on(op.default, X, [], True) for op in (aten.amax, aten.amin)),
-    *(_on(op.default, given, [1, 2], True) for op in (aten.amax, aten.amin) for given in (INTS, BOOLS)),
-    *(_on(op.dim, given, -1) for op in (aten.any, aten.all) for given in (BOOLS, FRACTIONS)),
-    *(_on(op.dim, BOOLS, 1, True) for op in (aten.any, aten.all)),
-    *(_on(op.default, given) for op in (aten.any, aten.all) for given in (BOOLS, FRACTIONS, exactly(1.0, 0.5))),
-    *(_on(op.default, X, -1) for op in (aten.argmax, aten.argmin)),
-    *(_on(op.default, INTS, 1, True) for op in (aten.argmax, aten.argmin)),
-    *(_on(op.default, X) for op in (aten.argmax, aten.argmin)),
-    *(_on(op.default, X, None, True) for op in (aten.argmax, aten.argmin)),
-    *(_on(op.default, exactly([1.0, 3.0, 3.0, 1.0]), 1) for op in (aten.argmax, aten.argmin)),
-    *(_on(op.dim, X, -1) for op in (aten.max, aten.min)),
-    *(_on(op.dim, INTS, 0, True) for op in (aten.max, aten.min)),
-    _on(aten.linalg_vector_norm.default, X),
-    *(_on(aten.linalg_vector_norm.default, X, order, [-1], True) for order in (2, 1, 0, 3, 0.5, math.inf, -math.inf)),
-    _on(aten.linalg_vector_norm.default, X, 2, [0, 1]),
-    _on(aten.norm.ScalarOpt_dim, X, 2, [-1]),
-    _on(aten.norm.ScalarOpt_dim, X, None, [1], True),
-    _on(aten.cumsum.default, X, -1),
-    _on(aten.cumsum.default, INTS, 1),
-    _on(aten.cumsum.default, BOOLS, 1),
-    _on(aten.cumsum.default, BOOLS, -2, dtype=torch.int32),
+    _on(
+        "means",
+        X,
+        _call(aten.mean.dim, [-1], True),
+        _call(aten.mean.dim, [1]),
+        _call(aten.mean.dim, [0, 2]),
+        _call(aten.mean.dim, None),
+    ),
+    _on("means of ints", INTS, _call(aten.mean.dim, [1], dtype=torch.float32)),
+    _on(
+        "sums",
+        X,
+        _call(aten.sum.dim_IntList, [-2], True),
+        _call(aten.sum.dim_IntList, None),
+        _call(aten.sum.default),
+    ),
+    _on("sums of bools", BOOLS, _call(aten.sum.dim_IntList, [1]), _call(aten.sum.default)),
+    _on("sums of int32", integers("b", "s", dtype=torch.int32), _call(aten.sum.dim_IntList, [1])),
+    *(
+        _on(
+            f"least and greatest of {label}",
+            given,
+            *(_call(op.default, *axes) for op in (aten.amax, aten.amin) for axes in AXES),
+        )
+        for label, given in (("floats", X), ("ints", INTS), ("bools", BOOLS))
+    ),
+    *(
+        _on(
+            f"any and all of {label}",
+            given,
+            *(_call(op.dim, *axis) for op in (aten.any, aten.all) for axis in ((-1,), (0, True))),
+            *(_call(op.default) for op in (aten.any, aten.all)),
+        )
+        for label, given in (("bools", BOOLS), ("some fractions", FRACTIONS), ("fractions", exactly([0.5, 0.3])))
+    ),
+    *(
+        _on(
+            f"positions of extremes of {label}",
+            given,
+            *(_call(op.default, *axis) for op in (aten.argmax, aten.argmin) for axis in POSITIONS),
+            *(_call(op.dim, *axis) for op in (aten.max, aten.min) for axis in ((-1,), (0, True))),
+        )
+        for label, given in (("floats", X), ("ints", INTS), ("ties", exactly([1.0, 3.0, 3.0, 1.0])))
+    ),
+    _on(
+        "norms",
+        X,
+        *(_call(aten.linalg_vector_norm.default, order, [-1], True) for order in ORDERS),
+        _call(aten.linalg_vector_norm.default),
+        _call(aten.linalg_vector_norm.default, 2, [0, 1]),
+        _call(aten.norm.ScalarOpt_dim, 2, [-1]),
+        _call(aten.norm.ScalarOpt_dim, None, [1], True),
+    ),
+    _on("running sums", X, _call(aten.cumsum.default, -1), _call(aten.cumsum.default, 0)),
+    _on("running sums of ints", INTS, _call(aten.cumsum.default, 1)),
+    _on(
+        "running sums of bools", BOOLS, _call(aten.cumsum.default, 1), _call(aten.cumsum.default, -2, dtype=torch.int32)
+    ),
 )
 
 CLAMPS = (
-    _on(aten.clamp.default, X, -0.5, 0.5),
-    _on(aten.clamp.default, X, 0.25),
-    _on(aten.clamp.default, X, None, 0.25),
-    _on(aten.clamp.default, X, 1.0, -1.0),
-    _on(aten.clamp.default, INTS, -2, 3),
-    _on(aten.clamp.default, INTS, 0.5),
-    _on(aten.clamp_min.default, X, 0),
-    _on(aten.clamp_min.default, INTS, 1),
-    _on(aten.clamp_max.default, X, 0.5),
-    _on(aten.clamp_max.default, INTS, 0.5),
+    _on(
+        "clamps",
+        X,
+        _call(aten.clamp.default, -0.5, 0.5),
+        _call(aten.clamp.default, 0.25),
+        _call(aten.clamp.default, None, 0.25),
+        _call(aten.clamp.default, 1.0, -1.0),
+        _call(aten.clamp_min.default, 0),
+        _call(aten.clamp_max.default, 0.5),
+    ),
+    _on(
+        "clamps of ints",
+        INTS,
+        _call(aten.clamp.default, -2, 3),
+        _call(aten.clamp.default, 0.5),
+        _call(aten.clamp_min.default, 1),
+        _call(aten.clamp_max.default, 0.5),
+    ),
     Case(
         name="clamp.Tensor",
         operators=(aten.clamp.Tensor,),
