@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from edgeq.api import load
-    from edgeq.pipeline import export, lower, quantize, validate
+    from edgeq.api import export, load
+    from edgeq.pipeline import export_formats, lower, quantize, validate
 
-__all__ = ["export", "load", "lower", "quantize", "validate"]
+__all__ = ["export", "export_formats", "load", "lower", "quantize", "validate"]
 
 
 def __getattr__(name: str) -> object:
     """The public functions, imported when they are first used: `import edgeq` alone loads no framework."""
-    if name == "load":
-        from edgeq.api import load
+    if name in ("export", "load"):
+        from edgeq import api
 
-        return load
+        return getattr(api, name)
     if name in __all__:
         from edgeq import pipeline
 

@@ -1,4 +1,4 @@
-"""`edgeq.load`: a bundle, or a model that is quantized on the way, ready to be called."""
+"""What most users call: `edgeq.export` for one bundle, `edgeq.load` for one that is ready to be called."""
 
 from __future__ import annotations
 
@@ -9,10 +9,66 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.bundle.manifest import MANIFEST, verify
+from edgeq.errors import UsageError
 from edgeq.runtimes.opening import open_bundle
 
 if TYPE_CHECKING:
+    from edgeq.core.model import Task
+    from edgeq.core.report import Report
+    from edgeq.progress import Progress
     from edgeq.runtimes.onnxruntime import Encoder, TextGenerator
+
+
+def export(
+    model: str | Path | None = None,
+    *,
+    target: str = "android",
+    bits: int = 4,
+    method: str = "auto",
+    group_size: int | None = None,
+    symmetric: bool | None = None,
+    embedding_bits: int | None = None,
+    format: str | None = None,
+    task: Task | None = None,
+    accuracy_level: int | None = None,
+    max_memory: int | None = None,
+    max_drift: float | None = None,
+    max_size: int | None = None,
+    evaluation: Path | None = None,
+    output: Path | None = None,
+    validate: bool = True,
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """One bundle in one format: `edgeq.export_formats`, which explains the arguments and takes "all", with one report.
+
+    Raises EdgeqError, each with its exit code and a remedy.
+    """
+    from edgeq.pipeline import ALL_FORMATS, export_formats
+
+    if format == ALL_FORMATS:
+        raise UsageError("edgeq.export returns one report.", remedy="Call edgeq.export_formats for all formats.")
+    reports = export_formats(
+        model,
+        target=target,
+        bits=bits,
+        method=method,
+        group_size=group_size,
+        symmetric=symmetric,
+        embedding_bits=embedding_bits,
+        format=format,
+        task=task,
+        accuracy_level=accuracy_level,
+        max_memory=max_memory,
+        max_drift=max_drift,
+        max_size=max_size,
+        evaluation=evaluation,
+        output=output,
+        validate=validate,
+        force=force,
+        progress=progress,
+    )
+    return reports[0]
 
 
 def load(path: str | Path | None = None, *, bits: int = 4, threads: int = 0) -> TextGenerator | Encoder:
@@ -25,8 +81,6 @@ def load(path: str | Path | None = None, *, bits: int = 4, threads: int = 0) -> 
     if path is not None and (Path(path) / MANIFEST).is_file():
         verify(Path(path))
         return open_bundle(Path(path), threads=threads)
-    from edgeq.pipeline import export
-
     directory = Path(tempfile.mkdtemp(prefix="edgeq-"))
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     export(path, target="edge", bits=bits, output=directory / "bundle", validate=False)

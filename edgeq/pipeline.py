@@ -43,6 +43,7 @@ from edgeq.workplace import STORE, created, undone, workplace
 DEFAULT_TARGET = "android"
 ACCURACY_LEVELS = (1, 4)
 VALIDATION = "validation"
+ALL_FORMATS = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Job:
 
     recipe: Recipe
     target: TargetProfile
-    format: Format
+    formats: tuple[Format, ...]
     output: Path
     max_memory: int | None
     max_drift: float | None
@@ -60,25 +61,45 @@ class Job:
     validate: bool
     force: bool
 
+    def output_of(self, format: Format) -> Path:
+        """Where a format's bundle goes: `output` itself, or a directory in it where there are several formats."""
+        return self.output if len(self.formats) == 1 else self.output / format
 
-def build(model: SourceModel, job: Job, progress: Progress) -> Report:
-    """From a model to a sealed bundle at `job.output`, whatever its verdict."""
+
+def build(model: SourceModel, job: Job, progress: Progress) -> tuple[Report, ...]:
+    """From a model to a sealed bundle per format at `job.output`, whatever their verdicts; one store serves them all."""
     if job.validate:
         evaluation_inputs(model.directory, model.info, job.evaluation)  # raises before the work what it would after it
     with workplace(job.output) as work:
-        plan = allocate(model, job.recipe, job.target)
+        plan = allocate(model, job.recipe, job.target, job.formats)
         progress.stage("quantizing")
         store = quantize_into(model, plan, work / STORE, progress=progress.advance)
-        return _bundle(store, model, job, work, progress)
+        return _bundles(store, model, job, work, progress)
 
 
-def _bundle(store: QuantizedModel, model: SourceModel | None, job: Job, work: Path, progress: Progress) -> Report:
-    """The second half of the pipeline: from a store to a sealed bundle."""
-    artifact = lower_to(store, job.target, job.format, created(work / "artifact"), progress)
+def _bundles(
+    store: QuantizedModel, model: SourceModel | None, job: Job, work: Path, progress: Progress
+) -> tuple[Report, ...]:
+    """The second half of the pipeline: from a store to sealed bundles."""
     references = _references(store, model, job, work / "reference", progress)
+    notes = () if model is None else model.notes
+    return tuple(_bundle(store, references, job, format, notes, work=work, progress=progress) for format in job.formats)
+
+
+def _bundle(
+    store: QuantizedModel,
+    references: ReferenceSet | None,
+    job: Job,
+    format: Format,
+    notes: tuple[str, ...],
+    *,
+    work: Path,
+    progress: Progress,
+) -> Report:
+    artifact = lower_to(store, job.target, format, created(work / f"artifact-{format}"), progress)
     golden = _golden(store, references, job.target)
-    notes = (*(() if model is None else model.notes), *artifact.notes)
-    with stage(artifact, store, job.target, golden, job.output, force=job.force) as staged:
+    output = job.output_of(format)
+    with stage(artifact, store, job.target, golden, output, force=job.force) as staged:
         if references is None:
             measurement = summary.not_measured("validation was not asked for", staged.manifest)
         else:
@@ -86,17 +107,17 @@ def _bundle(store: QuantizedModel, model: SourceModel | None, job: Job, work: Pa
             measurement = validate_bundle(
                 staged.directory,
                 manifest=to_plain(staged.manifest),
-                criteria=_criteria(job, store),
+                criteria=_criteria(job, store, format),
                 reference=references.directory,
                 progress=progress,
             )
-        report = summary.report_of(store, staged, job.target, measurement, notes)
+        report = summary.report_of(store, staged, job.target, measurement, (*notes, *artifact.notes))
         seal(staged, report, report_json=report_to_json(report), report_md=report_to_markdown(report))
-    progress.note(f"the bundle is at {job.output}")
+    progress.note(f"the bundle is at {output}")
     return report
 
 
-def export(
+def export_formats(
     model: str | Path | None = None,
     *,
     target: str = DEFAULT_TARGET,
@@ -116,8 +137,11 @@ def export(
     validate: bool = True,
     force: bool = False,
     progress: Progress | None = None,
-) -> Report:
+) -> tuple[Report, ...]:
     """Quantize, lower, bundle and validate a model; the bundle is at `output` whatever the verdict.
+
+    One report per format: `format` is a name, None for the target's first, or "all" for all of the target's, whose
+    bundles are then directories in `output` that hold the same codes.
 
     model: a Hugging Face directory, a hub id, or None for the embedded demo. target: a profile's name or TOML file.
     bits: 4, 8 or 16 for linears; embedding_bits for embeddings and head. accuracy_level: 4 computes with int8
@@ -131,7 +155,7 @@ def export(
     job = Job(
         recipe=recipe,
         target=profile,
-        format=_format(format, profile),
+        formats=_formats(format, profile),
         output=(output or Path(f"{name}-{profile.name}-{bits}bit")).resolve(),
         max_memory=max_memory,
         max_drift=max_drift,
@@ -156,11 +180,12 @@ def quantize(
     group_size: int | None = None,
     symmetric: bool | None = None,
     embedding_bits: int | None = None,
+    format: str | None = None,
     task: Task | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> QuantizedModel:
-    """Write a store at `output`. A run that was killed is continued. Raises EdgeqError as `export` does."""
+    """Write a store at `output`, for one `format` of the target or for "all". A run that was killed is continued. Raises EdgeqError as `export` does."""
     profile = load_profile(target)
     recipe = _recipe(bits, method, group_size, symmetric, embedding_bits)
     progress = progress or SilentProgress()
@@ -170,7 +195,7 @@ def quantize(
             raise OutputError(f"{output} holds a finished store.", remedy="Name another --output, or say --force.")
     progress.stage("loading")
     source = load(model, task=task)
-    plan = allocate(source, recipe, profile)
+    plan = allocate(source, recipe, profile, _formats(format, profile))
     progress.stage("quantizing")
     with undone(output.resolve()) if is_new else nullcontext():
         return quantize_into(source, plan, output, progress=progress.advance)
@@ -190,16 +215,15 @@ def lower(
 
     Raises EdgeqError as `export` does.
     """
+    if format == ALL_FORMATS:
+        raise UsageError("A store is lowered to one format at a time.", remedy="Name one with --format.")
     profile = load_profile(target)
-    chosen_format = _format(format, profile)
-    output = output.resolve()
-    check_output(output, force=force)
     quantized = QuantizedModel.open(store)
     job = Job(
         recipe=Recipe(),
         target=profile,
-        format=chosen_format,
-        output=output,
+        formats=_formats(format, profile)[:1],
+        output=output.resolve(),
         max_memory=None,
         max_drift=None,
         max_size=None,
@@ -207,9 +231,10 @@ def lower(
         validate=validate,
         force=force,
     )
-    with workplace(output) as work:
+    _check_places(job)
+    with workplace(job.output) as work:
         model = _original(quantized) if validate else None
-        return _bundle(quantized, model, job, work, progress or SilentProgress())
+        return _bundles(quantized, model, job, work, progress or SilentProgress())[0]
 
 
 def validate(
@@ -236,13 +261,14 @@ def validate(
                 bits=report.recipe.bits,
                 parameters=report.model.parameters,
                 accuracy_level=manifest.runtime.accuracy_level,
+                format=manifest.format,
                 memory_limit_bytes=manifest.profile.memory_budget_bytes if memory_limit is None else memory_limit,
                 bundle_limit_bytes=_mib(manifest.profile.bundle_limit_mib),
                 max_drift=max_drift,
             ),
             progress=progress,
         )
-    if require and measurement.verdict is Verdict.NOT_VALIDATED:
+    if require and not summary.fully_judged(measurement):
         raise RuntimeUnavailableError(
             f"{bundle} could not be validated: {measurement.reason}.", remedy="See `edgeq doctor` for what is missing."
         )
@@ -269,11 +295,13 @@ def _recipe(
     return Recipe(bits=bits, method=method, group_size=group_size, symmetric=symmetric, embedding_bits=embedding_bits)
 
 
-def _format(name: str | None, profile: TargetProfile) -> Format:
+def _formats(name: str | None, profile: TargetProfile) -> tuple[Format, ...]:
+    if name == ALL_FORMATS:
+        return profile.formats
     for format in profile.formats:
         if name in (None, format):
-            return format
-    known = ", ".join(get_args(Format))
+            return (format,)
+    known = ", ".join((*get_args(Format), ALL_FORMATS))
     raise UnknownNameError(
         f"{profile.name} takes no format {name!r}.", remedy=f"It takes {', '.join(profile.formats)}; edgeq has {known}."
     )
@@ -281,7 +309,8 @@ def _format(name: str | None, profile: TargetProfile) -> Format:
 
 def _check_places(job: Job) -> None:
     """What can be known to fail is said before hours of work."""
-    check_output(job.output, force=job.force)
+    for format in job.formats:
+        check_output(job.output_of(format), force=job.force)
     check_drift_limit(job.max_drift)
     if job.evaluation is not None and not job.evaluation.is_file():
         raise UsageError(f"There is no file {job.evaluation}.", remedy="Name a UTF-8 text with --evaluation.")
@@ -334,11 +363,12 @@ def _golden(store: QuantizedModel, references: ReferenceSet | None, target: Targ
     )
 
 
-def _criteria(job: Job, store: QuantizedModel) -> Criteria:
+def _criteria(job: Job, store: QuantizedModel, format: Format) -> Criteria:
     return Criteria(
         bits=store.recipe.bits,
         parameters=store.info.parameters,
         accuracy_level=job.target.accuracy_level,
+        format=format,
         memory_limit_bytes=job.target.memory_budget_bytes if job.max_memory is None else job.max_memory,
         bundle_limit_bytes=_mib(job.target.bundle_limit_mib) if job.max_size is None else job.max_size,
         max_drift=job.max_drift,

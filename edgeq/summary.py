@@ -19,7 +19,7 @@ from edgeq.core.report import (
 )
 from edgeq.core.target import TargetProfile
 from edgeq.store import QuantizedModel
-from edgeq.validation import RUNTIME, Measurement
+from edgeq.validation import RUNTIMES, Measurement
 
 
 def report_of(
@@ -65,6 +65,7 @@ def report_of(
         drift=measurement.drift,
         speed=measurement.speed,
         gates=measurement.gates,
+        planned_memory=measurement.planned_memory,
         environment=measurement.environment,
         notes=notes,
     )
@@ -80,7 +81,15 @@ def remeasured(report: Report, measurement: Measurement) -> Report:
         drift=measurement.drift,
         speed=measurement.speed,
         gates=measurement.gates,
+        planned_memory=measurement.planned_memory,
         environment=measurement.environment,
+    )
+
+
+def fully_judged(measurement: Measurement) -> bool:
+    """Whether the artifact ran in its own runtime: a reference interpreter leaves its memory unjudged."""
+    return measurement.verdict is not Verdict.NOT_VALIDATED and (
+        measurement.verdict is Verdict.FAILED or measurement.memory is not None
     )
 
 
@@ -93,8 +102,9 @@ def not_measured(reason: str, manifest: Manifest) -> Measurement:
         drift=None,
         speed=None,
         gates=(),
+        planned_memory={},
         environment=EnvironmentSection(
-            runtime=RUNTIME,
+            runtime=RUNTIMES[manifest.format],
             runtime_version=manifest.runtime.version,
             platform=platform.platform(),
             python=platform.python_version(),

@@ -14,7 +14,8 @@ import pytest
 from edgeq.bundle.manifest import MANIFEST, file_entry, manifest_bytes, read_manifest
 from edgeq.core.report import Report, Verdict
 from edgeq.errors import CorruptInputError
-from edgeq.pipeline import export, validate
+from edgeq.api import export
+from edgeq.pipeline import validate
 from edgeq.validation.onnx_weights import artifact_digest
 from tests.tiny_models import tiny_llama
 

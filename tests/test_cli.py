@@ -100,7 +100,7 @@ def test_export_hands_every_flag_on(library: Library) -> None:
 
 
 def test_every_setting_is_an_argument_of_export_with_the_same_default() -> None:
-    parameters = inspect.signature(pipeline.export).parameters
+    parameters = inspect.signature(pipeline.export_formats).parameters
     assert {field.name: field.default for field in fields(Settings)} == {
         name: parameter.default
         for name, parameter in parameters.items()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from edgeq.bundle import android_executorch
 from edgeq.bundle.manifest import Manifest
+from edgeq.bundle.memory import required_bytes
 from edgeq.bundle.text import fill, size_text
 from edgeq.core.artifact import Interface
 from edgeq.errors import InternalError
 
 _FED = {"input_ids", "attention_mask", "num_logits_to_keep", "token_type_ids"}
-_RUNTIME_BYTES = 64 * 2**20
 _BASE_MODULE_BYTES = 200 * 10**6
 
 
@@ -21,30 +22,36 @@ def root(name: str) -> str:
 
 
 def write(manifest: Manifest, directory: Path) -> None:
-    """Write `android/` into the staged bundle: README.md, build.gradle.kts, EdgeqBundle.kt and EdgeqModel.kt."""
-    _check_inputs(manifest.interface)
+    """Write `android/` into the staged bundle: README.md, build.gradle.kts, EdgeqBundle.kt and EdgeqModel.kt.
+
+    Raises InternalError for a format or an interface that the samples do not know.
+    """
+    texts = _texts(manifest, directory)
     folder = directory / "android"
     folder.mkdir()
-    texts = {
-        "EdgeqBundle.kt": _bundle_kotlin(manifest),
-        "EdgeqModel.kt": _model_kotlin(manifest),
-        "build.gradle.kts": fill("build.gradle.kts", {"RUNTIME_VERSION": manifest.runtime.version}),
-        "README.md": _readme(manifest),
-    }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def required_bytes(manifest: Manifest) -> int:
-    """What the app asks the system for before it loads: the model's files once (kernels may copy weights into their own
-    layout), the key-value cache at full context in float32, and the runtime itself."""
-    return _model_bytes(manifest) + cache_bytes(manifest.interface) + _RUNTIME_BYTES
-
-
-def cache_bytes(interface: Interface) -> int:
-    """Bytes of the float32 key-value cache at the full context length; 0 for encoders."""
-    per_token = sum(2 * 4 * heads * size for heads, size in interface.cache)
-    return per_token * interface.context_length
+def _texts(manifest: Manifest, directory: Path) -> dict[str, str]:
+    match manifest.format:
+        case "onnx":
+            _check_inputs(manifest.interface)
+            return {
+                "EdgeqBundle.kt": _bundle_kotlin(manifest, "ONNX Runtime"),
+                "EdgeqModel.kt": _model_kotlin(manifest),
+                "build.gradle.kts": fill("build.gradle.kts", {"RUNTIME_VERSION": manifest.runtime.version}),
+                "README.md": _readme(manifest),
+            }
+        case "executorch":
+            return {
+                "EdgeqBundle.kt": _bundle_kotlin(manifest, "ExecuTorch"),
+                "EdgeqModel.kt": android_executorch.model_kotlin(manifest, directory),
+                "build.gradle.kts": fill("executorch.gradle.kts", {"RUNTIME_VERSION": manifest.runtime.version}),
+                "README.md": android_executorch.readme(manifest, _delivery(manifest)),
+            }
+        case "coreml":
+            raise InternalError("Core ML does not run on Android.", remedy="Report this: a profile should refuse it.")
 
 
 def _check_inputs(interface: Interface) -> None:
@@ -57,11 +64,7 @@ def _check_inputs(interface: Interface) -> None:
         )
 
 
-def _model_bytes(manifest: Manifest) -> int:
-    return sum(entry.bytes for entry in manifest.files if entry.path.startswith(f"{manifest.root}/model/"))
-
-
-def _bundle_kotlin(manifest: Manifest) -> str:
+def _bundle_kotlin(manifest: Manifest, runtime: str) -> str:
     prefix = f"{manifest.root}/"
     files = [entry for entry in manifest.files if entry.path.startswith(prefix)]
     contents = hashlib.sha256("".join(f"{entry.path} {entry.sha256}\n" for entry in files).encode())
@@ -70,6 +73,7 @@ def _bundle_kotlin(manifest: Manifest) -> str:
         "EdgeqBundle.kt",
         {
             "NAME": manifest.name,
+            "RUNTIME": runtime,
             "VERSION": contents.hexdigest()[:16],
             "ASSETS": manifest.root.removeprefix("assets/"),
             "FILES": "\n".join(lines),
@@ -98,17 +102,17 @@ def _model_kotlin(manifest: Manifest) -> str:
     )
 
 
-def _readme(manifest: Manifest) -> str:
+def _delivery(manifest: Manifest) -> str:
     size = sum(entry.bytes for entry in manifest.files)
     if size <= _BASE_MODULE_BYTES:
-        delivery = (
-            f"{size_text(size)} fit into the app's base module, which Play caps at 200 MB (500 MB in newer rules)."
-        )
-    else:
-        delivery = (
-            f"{size_text(size)} are more than the 200 MB that every version of Play's rules allows a base module: "
-            "deliver them as an asset pack or an AI pack."
-        )
+        return f"{size_text(size)} fit into the app's base module, which Play caps at 200 MB (500 MB in newer rules)."
+    return (
+        f"{size_text(size)} are more than the 200 MB that every version of Play's rules allows a base module: "
+        "deliver them as an asset pack or an AI pack."
+    )
+
+
+def _readme(manifest: Manifest) -> str:
     generator = manifest.interface.task == "text-generation"
     return fill(
         "android.md",
@@ -116,7 +120,7 @@ def _readme(manifest: Manifest) -> str:
             "NAME": manifest.name,
             "MODEL": manifest.model,
             "RUNTIME_VERSION": manifest.runtime.version,
-            "DELIVERY": delivery,
+            "DELIVERY": _delivery(manifest),
             "REQUIRED_TEXT": size_text(required_bytes(manifest)),
             "LIMIT_TEXT": f"{manifest.profile.memory_limit_mib} MiB",
             "USE": "val answer: LongArray = model.generate(promptIds, maxNewTokens = 64)"

@@ -181,6 +181,7 @@ def _fill(
     for folder in ("model", "golden"):
         (content / folder).mkdir(parents=True)
     for file in artifact.files:
+        (content / "model" / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.move(artifact.directory / file, content / "model" / file)
     has_tokenizer = _copy_tokenizer(quantized.source_directory, content / "tokenizer")
     (content / "golden" / "golden.json").write_text(golden.to_json(), encoding="utf-8")
@@ -192,7 +193,7 @@ def _fill(
         surface=target.surface,
         format=artifact.format,
         root=root,
-        model=f"{prefix}model/{artifact.files[0]}",
+        model=f"{prefix}model/{artifact.entry}",
         tokenizer=f"{prefix}tokenizer" if has_tokenizer else None,
         golden=f"{prefix}golden/golden.json",
         interface=artifact.interface,

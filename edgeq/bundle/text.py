@@ -9,6 +9,9 @@ from pathlib import Path
 from edgeq.errors import InternalError, RuntimeUnavailableError
 
 _TEMPLATES = Path(__file__).parent / "templates"
+NO_TOKENIZER = (
+    "The model came without a `tokenizer.json`, so there is no text in or out: token ids must come from elsewhere."
+)
 _PLACEHOLDER = re.compile(r"@([A-Z_]+)@")
 
 

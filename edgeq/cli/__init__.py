@@ -17,6 +17,8 @@ from edgeq.errors import EXIT_INTERNAL, EdgeqError
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 GC_THRESHOLD = 50_000
+CHATTY = ("torchao", "torch.utils._pytree", "coremltools", "executorch")
+"""Loggers that warn of versions and missing CUDA libraries whenever they are imported."""
 SHOW_TRACEBACK = "EDGEQ_TRACEBACK"
 
 
@@ -25,6 +27,8 @@ def main() -> None:
     if not sys.warnoptions:
         # Warnings of frameworks speak to whoever calls them, which the user of a command does not.
         warnings.simplefilter("ignore")
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.ERROR)
     # Tracing a model makes millions of short-lived objects: collecting less often saves a twentieth of an export.
     gc.set_threshold(GC_THRESHOLD, 20, 20)
     _leave(run())

@@ -27,7 +27,7 @@ TaskName = Annotated[
 AccuracyLevel = Annotated[
     int | None, Option(help="Activations: 1 float32, 4 int8. Default: the target's.", metavar="1|4")
 ]
-FormatName = Annotated[str | None, Option("--format", help="Default: the target's first.", metavar="NAME")]
+FormatName = Annotated[str | None, Option("--format", help="Default: the target's first.", metavar="NAME|all")]
 MaxMemory = Annotated[Any, Option(parser=parse_size, help="Gate: peak memory. Default: the target's.", metavar="SIZE")]
 MaxSize = Annotated[Any, Option(parser=parse_size, help="Gate: bundle size. Default: the target's.", metavar="SIZE")]
 MaxDrift = Annotated[

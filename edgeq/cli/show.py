@@ -38,11 +38,12 @@ def facts(value: object, *, json: bool) -> None:
         line(text)
 
 
-def report(value: Report, *, json: bool) -> None:
-    """The summary of a report, or the report itself."""
+def reports(values: Sequence[Report], *, json: bool) -> None:
+    """The summary of each report; or the report itself, or a list where there are several."""
     if json:
-        document(value)
-    else:
+        document(values[0] if len(values) == 1 else list(values))
+        return
+    for value in values:
         print_report(value)
 
 

@@ -84,7 +84,7 @@ def export(
             "output": output,
         },
     )
-    return _finish(_export(settings, validate=not no_validate, force=force), json=json)
+    return _finish(*_export(settings, validate=not no_validate, force=force), json=json)
 
 
 @app.command()
@@ -98,6 +98,7 @@ def quantize(
     group_size: flags.GroupSize = None,
     symmetric: flags.Symmetric = None,
     embedding_bits: flags.EmbeddingBits = None,
+    format: flags.FormatName = None,
     task: flags.TaskName = None,
     json: flags.Json = False,
     force: flags.Force = False,
@@ -115,6 +116,7 @@ def quantize(
             "group_size": group_size,
             "symmetric": symmetric,
             "embedding_bits": embedding_bits,
+            "format": format,
             "task": task,
         },
     )
@@ -128,6 +130,7 @@ def quantize(
             group_size=settings.group_size,
             symmetric=settings.symmetric,
             embedding_bits=settings.embedding_bits,
+            format=settings.format,
             task=settings.task,
             force=force,
             progress=progress,
@@ -142,6 +145,7 @@ def lower(
     store: Annotated[Path, typer.Argument(help="What `edgeq quantize` wrote.")],
     output: flags.Output,
     target: flags.Target = None,
+    format: flags.FormatName = None,
     no_validate: flags.NoValidate = False,
     json: flags.Json = False,
     force: flags.Force = False,
@@ -149,10 +153,16 @@ def lower(
     """Turn a store into a bundle."""
     from edgeq import pipeline
 
-    target = target or read_settings(Path()).target
+    settings = override(read_settings(Path()), {"target": target, "format": format})
     with watching() as progress:
         report = pipeline.lower(
-            store, target=target, output=output, validate=not no_validate, force=force, progress=progress
+            store,
+            target=settings.target,
+            format=settings.format,
+            output=output,
+            validate=not no_validate,
+            force=force,
+            progress=progress,
         )
     return _finish(report, json=json)
 
@@ -235,11 +245,11 @@ def doctor(json: flags.Json = False) -> int:
     return EXIT_RUNTIME_UNAVAILABLE if diagnosis.missing else EXIT_DONE
 
 
-def _export(settings: Settings, *, validate: bool, force: bool) -> Report:
+def _export(settings: Settings, *, validate: bool, force: bool) -> tuple[Report, ...]:
     from edgeq import pipeline
 
     with watching() as progress:
-        return pipeline.export(
+        return pipeline.export_formats(
             settings.model,
             target=settings.target,
             bits=settings.bits,
@@ -261,9 +271,10 @@ def _export(settings: Settings, *, validate: bool, force: bool) -> Report:
         )
 
 
-def _finish(report: Report, *, json: bool, require: bool = False) -> int:
-    """Show the report, and turn its verdict into the exit code."""
-    show.report(report, json=json)
-    if report.verdict is Verdict.FAILED:
+def _finish(*reports: Report, json: bool, require: bool = False) -> int:
+    """Show the reports, and turn the worst verdict into the exit code."""
+    show.reports(reports, json=json)
+    verdicts = {report.verdict for report in reports}
+    if Verdict.FAILED in verdicts:
         return EXIT_GATE_FAILED
-    return EXIT_RUNTIME_UNAVAILABLE if require and report.verdict is Verdict.NOT_VALIDATED else EXIT_DONE
+    return EXIT_RUNTIME_UNAVAILABLE if require and Verdict.NOT_VALIDATED in verdicts else EXIT_DONE

@@ -45,8 +45,9 @@ class Interface:
 class WeightLocation:
     """Where one quantized weight is inside the artifact, so that a validator can read it back.
 
-    `codes`, `scales` and `zero_points` name initializers; `rows` are the rows `[start, stop)` of them that belong to
-    this weight, as several may be stored one below the other. `shape` is `(outputs, inputs)`.
+    `codes`, `scales`, `zero_points` and `codebook` name what the format calls a stored array: ONNX initializers, keys
+    and indices of buffers in a `.pte`, values of a Core ML program. `rows` are the rows `[start, stop)` of them that
+    belong to this weight, as several may be stored one below the other. `shape` is `(outputs, inputs)`.
     """
 
     bits: int
@@ -62,11 +63,13 @@ class WeightLocation:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """The lowered model in `directory`; `files` are names in it, the entry file first. `weights` maps each quantized
-    weight to its place. `notes` are for the report: what a fallback cost, what could not be fused."""
+    """The lowered model in `directory`; `files` are POSIX paths in it, `entry` is what a runtime opens: one of them, or
+    the directory that holds them. `weights` maps each quantized weight to its place. `notes` are for the report: what a
+    fallback cost, what could not be fused."""
 
     format: Format
     directory: Path
+    entry: str
     files: tuple[str, ...]
     interface: Interface
     weights_digest: str

@@ -67,7 +67,8 @@ class MemorySection:
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageDrift:
-    """Divergence of next-token distributions over `tokens` positions, in nats per token; perplexities of that text."""
+    """Divergence of next-token distributions over `tokens` positions, in nats per token; perplexities of that text.
+    relative_error: root of the squared differences' sum over that of the squared reference."""
 
     tokens: int
     kld_mean: float
@@ -78,6 +79,7 @@ class LanguageDrift:
     perplexity_float: float
     perplexity_ratio: float
     max_abs: float
+    relative_error: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,7 @@ class EmbeddingDrift:
     cosine_min: float
     rank_correlation: float
     max_abs: float
+    relative_error: float
 
 
 Drift = LanguageDrift | EmbeddingDrift
@@ -135,7 +138,8 @@ class EnvironmentSection:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """`memory`, `drift` and `speed` are None where nothing ran; `reason` then says why."""
+    """`memory`, `drift` and `speed` are None where nothing ran; `reason` then says why. `planned_memory` are bytes by
+    part as the artifact itself tells them: ExecuTorch's arena and delegates, an estimate for Core ML."""
 
     schema: int = REPORT_SCHEMA
     edgeq_version: str
@@ -152,4 +156,5 @@ class Report:
     speed: SpeedSection | None
     gates: tuple[Gate, ...]
     environment: EnvironmentSection
+    planned_memory: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Format = Literal["onnx"]
-Surface = Literal["android", "edge"]
+Format = Literal["onnx", "executorch", "coreml"]
+Surface = Literal["android", "edge", "ios"]
+ComputeUnit = Literal["cpu", "gpu", "neural_engine"]
 Confidence = Literal["published", "measured", "estimated"]
 
 
@@ -27,6 +28,8 @@ class TargetProfile:
     memory_reserve_mib: what the app itself needs beside the model.
     bundle_limit_mib: the largest bundle that the surface delivers, or None where nothing limits it.
     accuracy_level: MatMulNBits' computation type: 1 float32 activations, 4 int8 activations.
+    compute_unit: what the model is meant to run on; only Core ML's forms depend on it.
+    increased_memory_limit: the limit holds with iOS' entitlement of that name, which the app must declare.
     provenance: one entry per limit, keyed by field name.
     """
 
@@ -40,6 +43,8 @@ class TargetProfile:
     threads: int
     context_length: int
     accuracy_level: int
+    compute_unit: ComputeUnit = "cpu"
+    increased_memory_limit: bool = False
     provenance: dict[str, Provenance]
 
     @property

@@ -20,4 +20,12 @@ def lower(
             from edgeq.lowering.onnx.lowering import lower as lower_onnx
 
             return lower_onnx(store, target, directory, progress)
+        case "executorch":
+            from edgeq.lowering.executorch.lowering import lower as lower_executorch
+
+            return lower_executorch(store, target, directory, progress)
+        case "coreml":
+            from edgeq.lowering.coreml.lowering import lower as lower_coreml
+
+            return lower_coreml(store, target, directory, progress)
     assert_never(format)

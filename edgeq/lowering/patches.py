@@ -113,7 +113,7 @@ def _modeling_modules(module: nn.Module) -> list[ModuleType]:
     return [sys.modules[name] for name in sorted({type(part).__module__ for part in module.modules()})]
 
 
-def _rotate_half(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+def rotate_half(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     first, second = x.chunk(2, dim=-1)
     return x * cos[:, None] + torch.cat((-second, first), dim=-1) * sin[:, None]
 
@@ -156,7 +156,7 @@ def _is_rotation_of_halves(function: Callable[..., Any]) -> bool:
         rotated = function(q, k, cos, sin)
     except (RuntimeError, TypeError, ValueError):
         return False
-    return all(torch.allclose(r, _rotate_half(x, cos, sin), atol=1e-5) for r, x in zip(rotated, (q, k), strict=True))
+    return all(torch.allclose(r, rotate_half(x, cos, sin), atol=1e-5) for r, x in zip(rotated, (q, k), strict=True))
 
 
 def _patch_rotary_tables(module: nn.Module, context_length: int, patches: Patches) -> None:

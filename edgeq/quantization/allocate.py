@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from edgeq.core.model import ModelInfo, WeightInfo
 from edgeq.core.recipe import Assignment, Plan, Recipe, Rule
-from edgeq.core.scheme import FLOAT_BITS, Scheme
-from edgeq.core.target import TargetProfile
+from edgeq.core.scheme import FLOAT_BITS, ScaleDtype, Scheme
+from edgeq.core.target import Format, TargetProfile
 from edgeq.errors import UsageError
 from edgeq.quantization.methods import NO_METHOD, resolve_method
 from edgeq.quantization.stage import FloatModel
@@ -18,6 +19,8 @@ GROUP_SIZES = {4: 64, 8: 64}
 32, 64 and 128 take 5.1, 4.6 and 4.3 bits and leave a mean cosine of .977, .971 and .964 on all-MiniLM-L6-v2; 64 decodes
 a tenth faster than 32. With 8 bits all three are nearly exact, but the kernels round activations by the same groups: 64
 keeps .9995 in total, 128 only .9991, too near the gate of .999."""
+XNNPACK_GROUP = 32
+"""ExecuTorch's 4-bit kernels take symmetric groups of at least 32 with 16-bit scales: 4.5 bits in all."""
 SMALLEST_GROUP = 32
 SMALL_MODEL = 1_000_000_000
 """Below this many parameters, embeddings and head are a large share of the error but a small one of the bytes."""
@@ -25,8 +28,11 @@ SMALLEST_MATRIX = 1024
 """Matrices with fewer weights stay float32: they cost nothing, and tables of two rows matter."""
 
 
-def allocate(model: FloatModel, recipe: Recipe, target: TargetProfile) -> Plan:
-    """Resolve `recipe` for `model` and `target`, whose format must hold the schemes: ONNX holds all that there are.
+def allocate(
+    model: FloatModel, recipe: Recipe, target: TargetProfile, formats: tuple[Format, ...] | None = None
+) -> Plan:
+    """Resolve `recipe` for `model` and `target`, with schemes that each of `formats` (by default the target's first)
+    can hold: ONNX holds all that there are, XNNPACK symmetric 4-bit groups and 8-bit channels, Core ML 16-bit scales.
 
     Linears get `recipe.bits`; embeddings and the head `recipe.embedding_bits`, by default 8 with fewer than a thousand
     million parameters and `recipe.bits` above. Zero points are the default: with 4 bits they cost 1/8 bit and take 14 %
@@ -36,25 +42,58 @@ def allocate(model: FloatModel, recipe: Recipe, target: TargetProfile) -> Plan:
     info = model.info
     _check_rules(recipe.rules, info)
     method = resolve_method(recipe.method)
+    grid = _Grid(target=target, formats=target.formats[:1] if formats is None else formats)
     assignments = {}
     for name, weight in info.weights.items():
         rule = _rule_for(recipe.rules, _names(info, name))
         if not weight.is_matrix or (rule is None and _size(weight) < SMALLEST_MATRIX):
             continue
-        scheme = rule.scheme if rule else _default_scheme(recipe, info, weight)
+        scheme = rule.scheme if rule else _default_scheme(recipe, info, weight, grid)
         chosen = resolve_method(rule.method) if rule else method
         assignments[name] = Assignment(scheme=scheme, method=NO_METHOD if scheme.is_float else chosen)
     return Plan(assignments=assignments)
 
 
-def _default_scheme(recipe: Recipe, info: ModelInfo, weight: WeightInfo) -> Scheme:
+@dataclass(frozen=True, kw_only=True)
+class _Grid:
+    """What the formats of one export leave to choose."""
+
+    target: TargetProfile
+    formats: tuple[Format, ...]
+
+    @property
+    def scale_dtype(self) -> ScaleDtype:
+        """XNNPACK rounds scales to bfloat16, whose 8 bits float16 holds too; Core ML computes in float16."""
+        if "executorch" in self.formats:
+            return "bfloat16"
+        return "float16" if "coreml" in self.formats else "float32"
+
+    def group_size(self, bits: int, inputs: int) -> int | None:
+        """The default for linears and a head. None is one scale per channel: XNNPACK's 8-bit kernels have no groups,
+        and the Neural Engine refuses them."""
+        on_neural_engine = "coreml" in self.formats and self.target.compute_unit == "neural_engine"
+        if on_neural_engine or ("executorch" in self.formats and bits == 8):
+            return None
+        preferred = XNNPACK_GROUP if "executorch" in self.formats else GROUP_SIZES.get(bits, SMALLEST_GROUP)
+        return _dividing_group(preferred, inputs)
+
+    @property
+    def symmetric(self) -> bool:
+        """XNNPACK has no zero points: they would cost a second product. The Neural Engine wants none either."""
+        return "executorch" in self.formats or self.target.compute_unit == "neural_engine"
+
+
+def _default_scheme(recipe: Recipe, info: ModelInfo, weight: WeightInfo, grid: _Grid) -> Scheme:
     bits = recipe.bits if weight.role == "linear" else _embedding_bits(recipe, info)
     if bits == FLOAT_BITS:
         return Scheme(bits=FLOAT_BITS)
-    group_size = recipe.group_size
-    if group_size is None:
-        group_size = _dividing_group(GROUP_SIZES.get(bits, SMALLEST_GROUP), weight.outputs_inputs[1])
-    return Scheme(bits=bits, group_size=group_size, symmetric=bool(recipe.symmetric))
+    group_size = grid.group_size(bits, weight.outputs_inputs[1]) if recipe.group_size is None else recipe.group_size
+    return Scheme(
+        bits=bits,
+        group_size=group_size,
+        symmetric=grid.symmetric if recipe.symmetric is None else recipe.symmetric,
+        scale_dtype=grid.scale_dtype,
+    )
 
 
 def _embedding_bits(recipe: Recipe, info: ModelInfo) -> int:

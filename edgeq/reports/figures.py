@@ -70,7 +70,8 @@ def memory(report: Report) -> tuple[float | None, str]:
     """Peak as a fraction of the limit, and the words beside it."""
     section = report.memory
     if section is None:
-        return None, "not measured"
+        planned = sum(report.planned_memory.values())
+        return None, f"not measured; estimated {size(planned)}" if planned else "not measured"
     fraction = section.peak_dirty_bytes / section.limit_bytes if section.limit_bytes else None
     words = f"{size(section.peak_dirty_bytes)} of {size(section.limit_bytes)}"
     if fraction is not None:

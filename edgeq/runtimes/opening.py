@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never, cast, get_args
 
 from edgeq.core.artifact import Interface
 from edgeq.core.records import from_plain
+from edgeq.core.target import Format
 from edgeq.errors import CorruptInputError, UsageError
 from edgeq.files import contained
-from edgeq.runtimes.onnxruntime import Encoder, TextGenerator
+from edgeq.runtimes.generation import Encoder, TextGenerator
 
 MANIFEST_NAME = "edgeq.json"
 
@@ -71,6 +75,96 @@ def open_bundle(directory: Path, *, threads: int = 0) -> TextGenerator | Encoder
     """
     manifest = read_manifest(directory)
     interface = read_interface(manifest.get("interface"))
-    kind = TextGenerator if interface.task == "text-generation" else Encoder
-    tokenizer = tokenizer_path(directory, manifest)
-    return kind(model_path(directory, manifest), interface, tokenizer_path=tokenizer, threads=threads)
+    path, tokenizer = model_path(directory, manifest), tokenizer_path(directory, manifest)
+    format = read_format(manifest)
+    if interface.task == "text-generation":
+        return open_generator(format, path, interface, tokenizer_path=tokenizer, threads=threads)
+    return open_encoder(format, path, interface, tokenizer_path=tokenizer, threads=threads)
+
+
+def read_format(manifest: Mapping[str, Any]) -> Format:
+    """The format that a manifest names. Raises CorruptInputError."""
+    for format in get_args(Format):
+        if manifest.get("format") == format:
+            return cast("Format", format)
+    raise CorruptInputError("The manifest names no format that edgeq knows.", remedy="Export the bundle again.")
+
+
+def import_runtime(format: Format) -> str:
+    """Load the format's runtime: its version. Raises RuntimeUnavailableError where it is not installed."""
+    match format:
+        case "onnx":
+            from edgeq.runtimes.onnxruntime import import_onnxruntime
+
+            return str(import_onnxruntime().__version__)
+        case "executorch":
+            from edgeq.runtimes.executorch import import_executorch
+
+            import_executorch()
+            return version("executorch")
+        case "coreml":
+            from edgeq.runtimes.coreml import import_coremltools
+
+            return str(import_coremltools().__version__)
+    assert_never(format)
+
+
+def is_reference_executed(format: Format) -> bool:
+    """Whether this machine lacks the format's own runtime, and a reference interpreter stands in for it."""
+    return format == "coreml" and sys.platform != "darwin"
+
+
+def planned_memory(format: Format, path: Path) -> dict[str, int]:
+    """Bytes by part as the artifact itself tells them before it runs; empty where a format says nothing."""
+    match format:
+        case "onnx":
+            return {}
+        case "executorch":
+            from edgeq.runtimes import executorch
+
+            return dataclasses.asdict(executorch.planned_memory(path))
+        case "coreml":
+            from edgeq.runtimes import coreml
+
+            return dataclasses.asdict(coreml.estimated_memory(path))
+    assert_never(format)
+
+
+def open_generator(
+    format: Format, path: Path, interface: Interface, *, tokenizer_path: Path | None = None, threads: int = 0
+) -> TextGenerator:
+    """A language model in its runtime. Raises CorruptInputError, RuntimeUnavailableError."""
+    match format:
+        case "onnx":
+            from edgeq.runtimes import onnxruntime
+
+            return onnxruntime.TextGenerator(path, interface, tokenizer_path=tokenizer_path, threads=threads)
+        case "executorch":
+            from edgeq.runtimes import executorch
+
+            return executorch.TextGenerator(path, interface, tokenizer_path=tokenizer_path, threads=threads)
+        case "coreml":
+            from edgeq.runtimes import coreml
+
+            return coreml.TextGenerator(path, interface, tokenizer_path=tokenizer_path, threads=threads)
+    assert_never(format)
+
+
+def open_encoder(
+    format: Format, path: Path, interface: Interface, *, tokenizer_path: Path | None = None, threads: int = 0
+) -> Encoder:
+    """A sentence encoder in its runtime. Raises as `open_generator`."""
+    match format:
+        case "onnx":
+            from edgeq.runtimes import onnxruntime
+
+            return onnxruntime.Encoder(path, interface, tokenizer_path=tokenizer_path, threads=threads)
+        case "executorch":
+            from edgeq.runtimes import executorch
+
+            return executorch.Encoder(path, interface, tokenizer_path=tokenizer_path, threads=threads)
+        case "coreml":
+            from edgeq.runtimes import coreml
+
+            return coreml.Encoder(path, interface, tokenizer_path=tokenizer_path, threads=threads)
+    assert_never(format)

@@ -13,24 +13,41 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 import edgeq
 from edgeq.core.records import to_plain
 from edgeq.core.report import Drift, DriftSection, EnvironmentSection, Gate, MemorySection, SpeedSection, Verdict
+from edgeq.core.target import Format
 from edgeq.errors import BadInputError, CorruptInputError, OutputError
 from edgeq.files import output_errors
 from edgeq.progress import Progress, SilentProgress
-from edgeq.runtimes.opening import read_manifest
+from edgeq.runtimes.opening import is_reference_executed, read_manifest
 from edgeq.validation.drift import embedding_drift, language_drift
-from edgeq.validation.gates import Criteria, batch_gate, bundle_gate, drift_gates, memory_gates, same, verdict_of
+from edgeq.validation.gates import (
+    Criteria,
+    batch_gate,
+    bundle_gate,
+    drift_gates,
+    memory_gates,
+    prefill_gate,
+    same,
+    unjudged_memory_gate,
+    verdict_of,
+)
 from edgeq.validation.golden import tokenizer_problem
 from edgeq.validation.memory import DISK_FULL, Outcome, read_tail, run_limited
-from edgeq.validation.onnx_weights import artifact_digest
 from edgeq.validation.reference_set import ReferenceSet
 from edgeq.validation.subject import VALIDATION, Subject
+from edgeq.validation.weights import artifact_digest
 from edgeq.validation.workplace import available_cores, working_directory
 
-RUNTIME = "onnxruntime"
+RUNTIMES: dict[Format, str] = {"onnx": "onnxruntime", "executorch": "executorch", "coreml": "Core ML"}
+REFERENCE_RUNTIME = "reference (MIL interpreter)"
+REFERENCE_EXECUTED = (
+    "reference-executed: an interpreter ran the saved program, not Core ML, so drift was judged and memory was not; "
+    "run validate_on_mac.py on a Mac"
+)
 TIMEOUT_SECONDS = 1800.0
 FREE_SPACE = "Free some space, or point TMPDIR at another disk; then run the same command."
 Values = npt.NDArray[np.floating[Any]]
@@ -46,6 +63,7 @@ class Measurement:
     drift: DriftSection | None
     speed: SpeedSection | None
     gates: tuple[Gate, ...]
+    planned_memory: dict[str, int]
     environment: EnvironmentSection
 
 
@@ -79,32 +97,41 @@ def validate_bundle(
     progress.stage("checking the bundle")
     gates, sound = _static_gates(subject, criteria)
     if not sound:
-        return _measurement(gates, runtime_version="")
+        return _measurement(subject, gates, runtime_version="")
     references = ReferenceSet.open(bundle / VALIDATION if reference is None else reference)
     if references.task != subject.interface.task:
         raise CorruptInputError("The reference is one for another task.", remedy="Export the bundle again.")
     with working_directory(bundle.absolute().parent) as directory:
         progress.stage("running the bundle")
-        limit_bytes = criteria.memory_limit_bytes
+        is_reference = is_reference_executed(subject.format)
+        limit_bytes = psutil.virtual_memory().total if is_reference else criteria.memory_limit_bytes
         run = _run_child(subject, references, directory, limit_bytes=limit_bytes, backend=backend, timeout=timeout)
         if run.result.get("status") == "runtime_missing":
-            return _measurement(gates, runtime_version="", missing=str(run.result["reason"]))
+            return _measurement(subject, gates, runtime_version="", missing=str(run.result["reason"]))
         if run.outcome.returncode == DISK_FULL:
             raise OutputError(f"The disk is full: {directory} could not hold the bundle's answers.", remedy=FREE_SPACE)
-        memory = _memory(run.outcome)
-        gates += memory_gates(memory, run.outcome.failure)
+        survived, planned = run.outcome.survived, dict(run.result.get("planned_memory", {}))
+        memory = None if is_reference else _memory(run.outcome)
+        if memory is None:
+            gates += (unjudged_memory_gate(sum(planned.values())),)
+        else:
+            gates += memory_gates(memory, run.outcome.failure)
         version = str(run.result.get("runtime_version", ""))
-        if memory.survived:
-            gates += (_completed(run, directory),)
-        if not memory.survived or gates[-1].verdict is not Verdict.PASSED:
-            return _measurement(gates, runtime_version=version, memory=memory)
+        if survived or is_reference:
+            gates += (_completed(run, directory, subject.format),)
+        if not survived or gates[-1].verdict is not Verdict.PASSED:
+            return _measurement(subject, gates, runtime_version=version, memory=memory, planned=planned)
         progress.stage("measuring drift")
         drift = _drift(references, directory / "artifact")
     gates += drift_gates(drift, criteria, subject.interface.vocabulary)
     if "batch_cosine_min" in run.result:
         gates += (batch_gate(float(run.result["batch_cosine_min"]), criteria),)
+    if "prefill_error" in run.result:
+        gates += (prefill_gate(float(run.result["prefill_error"]), criteria),)
     speed = SpeedSection(**run.result["speed"])
-    return _measurement(gates, runtime_version=version, memory=memory, drift=drift, speed=speed)
+    return _measurement(
+        subject, gates, runtime_version=version, memory=memory, drift=drift, speed=speed, planned=planned
+    )
 
 
 def _static_gates(subject: Subject, criteria: Criteria) -> tuple[tuple[Gate, ...], bool]:
@@ -116,7 +143,7 @@ def _static_gates(subject: Subject, criteria: Criteria) -> tuple[tuple[Gate, ...
     if wrong:
         return gates, False
     try:
-        digest, problem = artifact_digest(subject.model, subject.weights), ""
+        digest, problem = artifact_digest(subject.format, subject.model, subject.weights), ""
     except BadInputError as error:
         digest, problem = "unreadable", error.what
     reason = problem or "the artifact's weights are not the quantized ones"
@@ -137,6 +164,7 @@ def _run_child(
     timeout: float,
 ) -> _Run:
     request = {
+        "format": subject.format,
         "model": str(subject.model.absolute()),
         "interface": to_plain(subject.interface),
         # More threads than cores would wait for each other, which no device does.
@@ -180,7 +208,7 @@ def _memory(outcome: Outcome) -> MemorySection:
     )
 
 
-def _completed(run: _Run, directory: Path) -> Gate:
+def _completed(run: _Run, directory: Path, format: Format) -> Gate:
     """Whether the child did all that it was asked for, alone with its runtime."""
     if run.outcome.failure:
         last = read_tail(directory / "log").strip().splitlines()[-1:]
@@ -188,7 +216,8 @@ def _completed(run: _Run, directory: Path) -> Gate:
     elif run.result.get("status") != "done":
         reason = str(run.result.get("reason", "it left no result"))
     else:
-        reason = "torch was loaded beside the runtime" if run.result["torch_loaded"] else ""
+        stowaway = format == "onnx" and run.result["torch_loaded"]
+        reason = "torch was loaded beside the runtime" if stowaway else ""
     return same("completed", "no" if reason else "yes", "yes", reason)
 
 
@@ -223,6 +252,7 @@ def _pairs(
 
 
 def _measurement(
+    subject: Subject,
     gates: tuple[Gate, ...],
     *,
     runtime_version: str,
@@ -230,8 +260,12 @@ def _measurement(
     memory: MemorySection | None = None,
     drift: DriftSection | None = None,
     speed: SpeedSection | None = None,
+    planned: dict[str, int] | None = None,
 ) -> Measurement:
     verdict, reason = verdict_of(gates)
+    is_reference = is_reference_executed(subject.format)
+    if verdict is Verdict.PASSED and is_reference and not missing:
+        reason = REFERENCE_EXECUTED
     if verdict is Verdict.PASSED and missing:
         verdict, reason = Verdict.NOT_VALIDATED, missing
     return Measurement(
@@ -241,8 +275,9 @@ def _measurement(
         drift=drift,
         speed=speed,
         gates=gates,
+        planned_memory=planned or {},
         environment=EnvironmentSection(
-            runtime=RUNTIME,
+            runtime=REFERENCE_RUNTIME if is_reference else RUNTIMES[subject.format],
             runtime_version=runtime_version,
             platform=platform.platform(),
             python=platform.python_version(),

@@ -1,5 +1,6 @@
 """The process that is judged, `python -m edgeq.validation.child request.json`: it loads the artifact, times it, and
-writes down what it answers. No torch, no tokenizer, nothing that an app would not have."""
+writes down what it answers. No tokenizer, nothing that an app would not have; torch only where the runtime's own Python
+interface is made of it."""
 
 from __future__ import annotations
 
@@ -17,8 +18,16 @@ import numpy.typing as npt
 
 from edgeq.errors import EdgeqError, OutputError, RuntimeUnavailableError
 from edgeq.files import NO_SPACE, save_array
-from edgeq.runtimes.onnxruntime import Encoder, TextGenerator, import_onnxruntime
-from edgeq.runtimes.opening import read_interface
+from edgeq.runtimes.generation import Encoder, TextGenerator
+from edgeq.runtimes.opening import (
+    import_runtime,
+    is_reference_executed,
+    open_encoder,
+    open_generator,
+    planned_memory,
+    read_format,
+    read_interface,
+)
 from edgeq.validation.memory import DISK_FULL, MEMORY_REFUSED, announce
 
 PREFILL_TOKENS = 128
@@ -64,7 +73,8 @@ def _carry_out(request: dict[str, Any], output: Path) -> int:
 def _measure(request: dict[str, Any], output: Path) -> dict[str, Any]:
     phases = output / "phases"
     announce(phases, "runtime")
-    runtime = import_onnxruntime()
+    format = read_format(request)
+    version = import_runtime(format)
     interface = read_interface(request["interface"])
     sequences: list[list[int]] = request["sequences"]
     model_path, threads = Path(request["model"]), int(request["threads"])
@@ -73,21 +83,22 @@ def _measure(request: dict[str, Any], output: Path) -> dict[str, Any]:
     answers = output / "artifact"
     answers.mkdir()
     if interface.task == "text-generation":
-        generator = TextGenerator(model_path, interface, threads=threads)
+        generator = open_generator(format, model_path, interface, threads=threads)
         speed = {"load_seconds": time.perf_counter() - started}
         speed |= _time_generator(generator, sequences, phases)
         announce(phases, "drift")
         for index, sequence in enumerate(sequences):
             _answer_sequence(generator, sequence, answers / f"{index:04d}.npy")
-        extra: dict[str, Any] = {}
+        extra: dict[str, Any] = {} if format == "onnx" else {"prefill_error": _prefill_error(generator, sequences)}
     else:
-        encoder = Encoder(model_path, interface, threads=threads)
+        encoder = open_encoder(format, model_path, interface, threads=threads)
         speed = {"load_seconds": time.perf_counter() - started}
         announce(phases, "encode")
         speed["latency_ms"] = _time_encoder(encoder, sequences)
         announce(phases, "drift")
         extra = {"batch_cosine_min": _answer_sentences(encoder, sequences, answers)}
-    environment = {"runtime_version": runtime.__version__, "python": platform.python_version()}
+    environment = {"runtime_version": version, "python": platform.python_version()}
+    extra |= {"reference_executed": is_reference_executed(format), "planned_memory": planned_memory(format, model_path)}
     return {"status": "done", "speed": speed, **extra, **environment}
 
 
@@ -106,6 +117,21 @@ def _time_generator(generator: TextGenerator, sequences: Sequence[Sequence[int]]
         seconds = _seconds(lambda: _decode(generator, prompt[-1], steps))
         speed["decode_tokens_per_second"] = steps / seconds
     return speed
+
+
+def _prefill_error(generator: TextGenerator, sequences: Sequence[Sequence[int]]) -> float:
+    """How far a prompt in two chunks lies from the same tokens one by one, which is how drift is measured where an
+    artifact returns the last logits only. Relative error of the last logits."""
+    prompt = max(sequences, key=len)[: max(2, min(PREFILL_TOKENS, generator.interface.context_length // 2))]
+    one_by_one = generator.prefill(prompt, keep=0)[-1]
+    half = len(prompt) // 2
+    if half:
+        generator.prefill(prompt[:half])
+        together = generator.forward(prompt[half:])[-1]
+    else:
+        together = generator.prefill(prompt)[-1]
+    norm = float(np.linalg.norm(one_by_one))
+    return float(np.linalg.norm(together - one_by_one)) / norm if norm else 0.0
 
 
 def _decode(generator: TextGenerator, token: int, steps: int) -> None:

@@ -38,7 +38,7 @@ def language_drift(pairs: Iterable[tuple[Values, Values, Sequence[int]]]) -> Lan
     divergences: list[Doubles] = []
     agreements: list[npt.NDArray[np.bool_]] = []
     surprises: list[tuple[Doubles, Doubles]] = []
-    max_abs = 0.0
+    max_abs, squares = 0.0, np.zeros(2)
     for reference, candidate, ids in pairs:
         for start, block in _blocks(reference):
             given, taken = np.asarray(reference[block]), np.asarray(candidate[block])
@@ -50,6 +50,7 @@ def language_drift(pairs: Iterable[tuple[Values, Values, Sequence[int]]]) -> Lan
             surprises.append((-p[rows, following], -q[rows, following]))
             compared = (p, q) if given.dtype == np.float16 else (given, taken)
             max_abs = max(max_abs, _largest_difference(*compared))
+            squares += _squares(*compared)
     per_token = np.concatenate(divergences)
     perplexity_float = _perplexity([reference for reference, _ in surprises])
     perplexity = _perplexity([candidate for _, candidate in surprises])
@@ -63,6 +64,7 @@ def language_drift(pairs: Iterable[tuple[Values, Values, Sequence[int]]]) -> Lan
         perplexity_float=perplexity_float,
         perplexity_ratio=_finite(perplexity / perplexity_float if math.isfinite(perplexity) else math.inf),
         max_abs=max_abs,
+        relative_error=_relative_error(squares),
     )
 
 
@@ -76,6 +78,7 @@ def embedding_drift(reference: Values, candidate: Values) -> EmbeddingDrift:
         cosine_min=_number(cosines.min(), -1.0),
         rank_correlation=_number(spearman(_similarities(a), _similarities(b)), -1.0),
         max_abs=_largest_difference(a, b),
+        relative_error=_relative_error(_squares(a, b)),
     )
 
 
@@ -140,6 +143,23 @@ def _largest_difference(a: Values, b: Values) -> float:
         return 0.0
     with np.errstate(invalid="ignore"):
         return _finite(np.abs(a[different].astype(np.float64) - b[different].astype(np.float64)).max())
+
+
+def _squares(reference: Values, candidate: Values) -> Doubles:
+    """Sums of squares of the difference and of the reference; equal infinities do not differ."""
+    r, c = reference.astype(np.float64), candidate.astype(np.float64)
+    counted = np.isfinite(r) | (r != c)
+    with np.errstate(invalid="ignore"):
+        difference = (c - r)[counted]
+    known = r[np.isfinite(r)]
+    return np.array([difference @ difference, known @ known])
+
+
+def _relative_error(squares: Doubles) -> float:
+    difference, reference = squares
+    if difference == 0.0:
+        return 0.0
+    return _finite(np.sqrt(difference / reference)) if reference > 0.0 else math.inf
 
 
 def _finite(value: float | np.floating[Any]) -> float:

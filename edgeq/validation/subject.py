@@ -9,9 +9,10 @@ from typing import Any
 
 from edgeq.core.artifact import FileEntry, Interface
 from edgeq.core.records import from_plain
+from edgeq.core.target import Format
 from edgeq.errors import CorruptInputError
 from edgeq.files import contained, sha256_file
-from edgeq.runtimes.opening import manifest_path, model_path, read_interface, tokenizer_path
+from edgeq.runtimes.opening import manifest_path, model_path, read_format, read_interface, tokenizer_path
 
 VALIDATION = "validation"
 
@@ -28,6 +29,7 @@ class Subject:
     interface: Interface
     weights: dict[str, Any]
     weights_digest: str
+    format: Format
     threads: int
     files: tuple[FileEntry, ...]
 
@@ -46,6 +48,7 @@ class Subject:
                 interface=read_interface(manifest["interface"]),
                 weights=dict(manifest["weights"]),
                 weights_digest=str(manifest["weights_digest"]),
+                format=read_format(manifest),
                 threads=int(manifest["runtime"]["threads"]),
                 files=entries,
             )

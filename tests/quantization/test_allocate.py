@@ -117,3 +117,23 @@ def test_the_demo_model_stays_under_its_budget() -> None:
     linears = 6 * sum(Scheme(bits=4, group_size=64).stored_bytes(*shape) for shape in shapes)
     parameters = 4096 * 256 + 6 * sum(outputs * inputs for outputs, inputs in shapes)
     assert (embedding + linears) / (2 * parameters) < 0.38
+
+
+def test_executorch_takes_symmetric_groups_and_channels_with_short_scales(model: FakeModel) -> None:
+    plan = allocate(model, Recipe(), target(), ("onnx", "executorch"))
+    four = Scheme(bits=4, group_size=32, symmetric=True, scale_dtype="bfloat16")
+    assert plan.assignments[UP].scheme == plan.assignments[DOWN].scheme == four
+    eight = Scheme(bits=8, group_size=None, symmetric=True, scale_dtype="bfloat16")
+    assert plan.assignments["embed.weight"].scheme == eight
+
+
+def test_core_ml_computes_in_float16(model: FakeModel) -> None:
+    plan = allocate(model, Recipe(), target(), ("coreml",))
+    assert plan.assignments[UP].scheme == Scheme(bits=4, group_size=64, scale_dtype="float16")
+
+
+def test_the_neural_engine_wants_channels(model: FakeModel) -> None:
+    on_engine = dataclasses.replace(target(), compute_unit="neural_engine")
+    plan = allocate(model, Recipe(bits=8), on_engine, ("coreml",))
+    expected = Scheme(bits=8, group_size=None, symmetric=True, scale_dtype="float16")
+    assert plan.assignments[UP].scheme == expected

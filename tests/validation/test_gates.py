@@ -30,8 +30,11 @@ GOOD = LanguageDrift(
     perplexity_float=20.0,
     perplexity_ratio=1.001,
     max_abs=0.0005,
+    relative_error=0.001,
 )
-CLOSE = EmbeddingDrift(sentences=64, cosine_mean=0.99999, cosine_min=0.9999, rank_correlation=0.999, max_abs=0.01)
+CLOSE = EmbeddingDrift(
+    sentences=64, cosine_mean=0.99999, cosine_min=0.9999, rank_correlation=0.999, max_abs=0.01, relative_error=0.001
+)
 CRITERIA = Criteria(bits=8, parameters=10_000_000, accuracy_level=4, memory_limit_bytes=1 << 30)
 
 

@@ -6,7 +6,7 @@ import android.content.Context
 import java.io.File
 import java.io.IOException
 
-/** The bundle's files, copied once from the assets to where ONNX Runtime can map them. */
+/** The bundle's files, copied once from the assets to where @RUNTIME@ can map them. */
 object EdgeqBundle {
     const val NAME = "@NAME@"
 

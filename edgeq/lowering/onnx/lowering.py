@@ -59,6 +59,7 @@ def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progres
     return Artifact(
         format="onnx",
         directory=directory,
+        entry=MODEL_FILE,
         files=(MODEL_FILE, DATA_FILE),
         interface=_interface(store, signature, model, context_length),
         weights_digest=store.weights_digest,

@@ -1,0 +1,38 @@
+"""What an app asks the system for before it loads a bundle's model."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from edgeq.bundle.manifest import Manifest
+from edgeq.core.artifact import Interface
+from edgeq.core.target import Format
+
+_RUNTIME_BYTES = 64 * 2**20
+
+
+def required_bytes(manifest: Manifest) -> int:
+    """The model's files once (kernels may copy weights into their own layout), the key-value cache at full context as
+    the format holds it, and the runtime itself."""
+    return model_bytes(manifest) + cache_bytes(manifest.interface, manifest.format) + _RUNTIME_BYTES
+
+
+def model_bytes(manifest: Manifest) -> int:
+    """Bytes of the files in the bundle's `model` folder."""
+    prefix = "" if manifest.root == "." else f"{manifest.root}/"
+    return sum(entry.bytes for entry in manifest.files if entry.path.startswith(f"{prefix}model/"))
+
+
+def cache_bytes(interface: Interface, format: Format) -> int:
+    """Bytes of the key-value cache at the full context length; 0 for encoders."""
+    per_token = sum(2 * _element_bytes(format) * heads * size for heads, size in interface.cache)
+    return per_token * interface.context_length
+
+
+def _element_bytes(format: Format) -> int:
+    match format:
+        case "onnx" | "executorch":
+            return 4
+        case "coreml":  # states are float16, whatever the model computes in
+            return 2
+    assert_never(format)

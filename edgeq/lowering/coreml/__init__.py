@@ -1,0 +1,1 @@
+"""Core ML: one captured graph as the functions of a `.mlpackage`."""
