@@ -5,6 +5,10 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 from importlib import metadata
+from typing import assert_never, get_args
+
+from edgeq.core.target import Format
+from edgeq.errors import RuntimeUnavailableError
 
 REQUIREMENTS = (
     ("torch", "capture and the float reference"),
@@ -15,6 +19,13 @@ REQUIREMENTS = (
 )
 """Distribution and what it is needed for."""
 
+EXTRAS: dict[Format, tuple[str, ...]] = {
+    "onnx": (),
+    "executorch": ("executorch", "torchao"),
+    "coreml": ("coremltools",),
+}
+"""The distributions of each format's optional dependencies."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Tool:
@@ -23,6 +34,15 @@ class Tool:
     name: str
     version: str | None
     needed_for: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormatSupport:
+    """A format that bundles can have; `detail` says what runs it here, or what to install."""
+
+    name: Format
+    usable: bool
+    detail: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,26 +62,29 @@ class Missing:
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """`missing` is empty where every verdict can be had on this machine."""
+    """`missing` is empty where every verdict can be had on this machine; formats with optional dependencies may do
+    without them."""
 
     edgeq_version: str
     python: str
     platform: str
     tools: tuple[Tool, ...]
+    formats: tuple[FormatSupport, ...]
     memory_limits: tuple[MemoryLimit, ...]
     missing: tuple[Missing, ...]
 
 
 def examine() -> Diagnosis:
-    """Look at this machine. ONNX Runtime is really loaded: one that is installed but does not load is missing."""
+    """Look at this machine. Runtimes are really loaded: one that is installed but does not load is of no use."""
     from edgeq import __version__
     from edgeq.validation.memory import available_backends
 
     tools = tuple(Tool(name=name, version=_version(name), needed_for=purpose) for name, purpose in REQUIREMENTS)
     limits = tuple(MemoryLimit(name=name, usable=usable, detail=why) for name, usable, why in available_backends())
     missing = [Missing(name=tool.name, remedy=f"pip install {tool.name}") for tool in tools if tool.version is None]
-    if not missing and (reason := _onnxruntime_problem()):
-        missing.append(Missing(name="onnxruntime", remedy=f"It does not load ({reason}): install it again."))
+    formats = tuple(_format_support(format) for format in get_args(Format))
+    if not missing:
+        missing += [Missing(name=broken.name, remedy=broken.detail) for broken in formats if _is_broken(broken)]
     if not any(limit.usable for limit in limits):
         missing.append(Missing(name="memory limit", remedy="Validate on Linux, or inside a Linux container."))
     return Diagnosis(
@@ -69,6 +92,7 @@ def examine() -> Diagnosis:
         python=platform.python_version(),
         platform=platform.platform(),
         tools=tools,
+        formats=formats,
         memory_limits=limits,
         missing=tuple(missing),
     )
@@ -81,13 +105,33 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _onnxruntime_problem() -> str:
-    """Why the runtime does not load; empty where it does."""
-    from edgeq.errors import RuntimeUnavailableError
-    from edgeq.runtimes.onnxruntime import import_onnxruntime
+def _format_support(format: Format) -> FormatSupport:
+    from edgeq.runtimes.opening import import_runtime, is_reference_executed
 
+    absent = [name for name in EXTRAS[format] if _version(name) is None]
+    if absent:
+        return FormatSupport(name=format, usable=False, detail=f"pip install 'edgeq[{format}]'")
     try:
-        import_onnxruntime()
+        version = import_runtime(format)
     except RuntimeUnavailableError as error:
-        return error.what
-    return ""
+        return FormatSupport(name=format, usable=False, detail=f"{error.what} {error.remedy}")
+    if is_reference_executed(format):
+        detail = f"coremltools {version} writes it, the reference interpreter runs it: drift is judged, memory is not"
+        return FormatSupport(name=format, usable=True, detail=detail)
+    return FormatSupport(name=format, usable=True, detail=_runtime(format, version))
+
+
+def _runtime(format: Format, version: str) -> str:
+    match format:
+        case "onnx":
+            return f"onnxruntime {version}"
+        case "executorch":
+            return f"executorch {version}"
+        case "coreml":
+            return f"Core ML of macOS {platform.mac_ver()[0]}, coremltools {version}"
+    assert_never(format)
+
+
+def _is_broken(support: FormatSupport) -> bool:
+    """Installed, or part of what everybody installs, and yet of no use."""
+    return not support.usable and all(_version(name) is not None for name in EXTRAS[support.name])

@@ -18,7 +18,7 @@ from edgeq.bundle.stage import bundle_name, check_output, stage
 from edgeq.core.model import Task
 from edgeq.core.recipe import Recipe
 from edgeq.core.records import to_plain
-from edgeq.core.report import Report, Verdict
+from edgeq.core.report import Report
 from edgeq.core.scheme import FLOAT_BITS, QUANTIZED_BITS
 from edgeq.core.target import Format, TargetProfile
 from edgeq.errors import OutputError, RuntimeUnavailableError, SourceNotFoundError, UnknownNameError, UsageError
@@ -67,7 +67,7 @@ class Job:
 
 
 def build(model: SourceModel, job: Job, progress: Progress) -> tuple[Report, ...]:
-    """From a model to a sealed bundle per format at `job.output`, whatever their verdicts; one store serves them all."""
+    """From a model to a sealed bundle per format, whatever their verdicts; one store serves them all."""
     if job.validate:
         evaluation_inputs(model.directory, model.info, job.evaluation)  # raises before the work what it would after it
     with workplace(job.output) as work:
@@ -185,7 +185,10 @@ def quantize(
     force: bool = False,
     progress: Progress | None = None,
 ) -> QuantizedModel:
-    """Write a store at `output`, for one `format` of the target or for "all". A run that was killed is continued. Raises EdgeqError as `export` does."""
+    """Write a store at `output`, for one `format` of the target or for "all". A run that was killed is continued.
+
+    Raises EdgeqError as `export` does.
+    """
     profile = load_profile(target)
     recipe = _recipe(bits, method, group_size, symmetric, embedding_bits)
     progress = progress or SilentProgress()

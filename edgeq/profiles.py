@@ -11,7 +11,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
-from edgeq.core.target import Confidence, Format, Provenance, Surface, TargetProfile
+from edgeq.core.target import ComputeUnit, Confidence, Format, Provenance, Surface, TargetProfile
 from edgeq.errors import UnknownNameError, UsageError
 
 NUMBERS = (
@@ -24,8 +24,15 @@ NUMBERS = (
 )
 """The fields that need a `[provenance.NAME]` table wherever they are set."""
 
-_KEYS = ("description", "surface", "formats", *NUMBERS)
+_OPTIONAL = ("bundle_limit_mib", "compute_unit", "increased_memory_limit")
+_KEYS = ("description", "surface", "formats", *NUMBERS, "compute_unit", "increased_memory_limit")
 _ACCURACY_LEVELS = (1, 4)
+_SURFACE_FORMATS: dict[Surface, tuple[Format, ...]] = {
+    "android": ("onnx", "executorch"),
+    "edge": ("onnx",),
+    "ios": ("coreml", "executorch"),
+}
+"""What each surface has a bundle for."""
 
 
 def profile_dir() -> Path:
@@ -145,16 +152,31 @@ def _iso_date(value: object, where: str) -> str:
 
 def _build(name: str, settings: dict[str, Any], path: Path) -> TargetProfile:
     for key in _KEYS:
-        if key not in settings and key != "bundle_limit_mib":
+        if key not in settings and key not in _OPTIONAL:
             raise UsageError(f"{path.name} lacks {key}.", remedy="Add it, or extend a built-in target.")
-    description, formats = settings["description"], settings["formats"]
+    description = settings["description"]
     if not isinstance(description, str) or not description:
         raise UsageError(f"{path.name}: description must be a string.", remedy="Say what the device class is.")
-    if not isinstance(formats, list) or not formats:
-        raise UsageError(f"{path.name}: formats must be a list.", remedy='Write formats = ["onnx"].')
-    for item in formats:
-        _choice(item, get_args(Format), f"{path.name}: formats")
     _choice(settings["surface"], get_args(Surface), f"{path.name}: surface")
+    numbers = _numbers(settings, path)
+    return TargetProfile(
+        name=name,
+        description=description,
+        surface=settings["surface"],
+        formats=_formats(settings["formats"], settings["surface"], path),
+        memory_limit_mib=numbers["memory_limit_mib"],
+        memory_reserve_mib=numbers["memory_reserve_mib"],
+        bundle_limit_mib=numbers.get("bundle_limit_mib"),
+        threads=numbers["threads"],
+        context_length=numbers["context_length"],
+        accuracy_level=numbers["accuracy_level"],
+        compute_unit=_compute_unit(settings.get("compute_unit", "cpu"), path),
+        increased_memory_limit=_entitlement(settings.get("increased_memory_limit", False), settings["surface"], path),
+        provenance=settings["provenance"],
+    )
+
+
+def _numbers(settings: dict[str, Any], path: Path) -> dict[str, int]:
     numbers = {key: _positive(settings[key], key, path) for key in NUMBERS if key in settings}
     if numbers["accuracy_level"] not in _ACCURACY_LEVELS:
         raise UsageError(f"{path.name}: accuracy_level must be 1 or 4.", remedy="1 is float32 activations, 4 is int8.")
@@ -163,19 +185,36 @@ def _build(name: str, settings: dict[str, Any], path: Path) -> TargetProfile:
             f"{path.name}: memory_reserve_mib leaves nothing of memory_limit_mib for the model.",
             remedy="Lower the reserve: it is what the app needs beside the model.",
         )
-    return TargetProfile(
-        name=name,
-        description=description,
-        surface=settings["surface"],
-        formats=tuple(formats),
-        memory_limit_mib=numbers["memory_limit_mib"],
-        memory_reserve_mib=numbers["memory_reserve_mib"],
-        bundle_limit_mib=numbers.get("bundle_limit_mib"),
-        threads=numbers["threads"],
-        context_length=numbers["context_length"],
-        accuracy_level=numbers["accuracy_level"],
-        provenance=settings["provenance"],
-    )
+    return numbers
+
+
+def _formats(formats: object, surface: Surface, path: Path) -> tuple[Format, ...]:
+    if not isinstance(formats, list) or not formats:
+        raise UsageError(f"{path.name}: formats must be a list.", remedy='Write formats = ["onnx"].')
+    for item in formats:
+        _choice(item, get_args(Format), f"{path.name}: formats")
+        if item not in _SURFACE_FORMATS[surface]:
+            raise UsageError(
+                f"{path.name}: the surface {surface} takes no format {item!r}.",
+                remedy=f"It takes {', '.join(_SURFACE_FORMATS[surface])}.",
+            )
+    return tuple(formats)
+
+
+def _compute_unit(value: object, path: Path) -> ComputeUnit:
+    _choice(value, get_args(ComputeUnit), f"{path.name}: compute_unit")
+    unit: ComputeUnit = value  # type: ignore[assignment]
+    return unit
+
+
+def _entitlement(value: object, surface: Surface, path: Path) -> bool:
+    if not isinstance(value, bool):
+        raise UsageError(f"{path.name}: increased_memory_limit must be true or false.", remedy="Correct the value.")
+    if value and surface != "ios":
+        raise UsageError(
+            f"{path.name}: increased_memory_limit is an entitlement of iOS, not of {surface}.", remedy="Remove it."
+        )
+    return value
 
 
 def _positive(value: object, key: str, path: Path) -> int:

@@ -32,15 +32,15 @@ class Library:
         self.report = REPORT
         self.error: BaseException | None = None
 
-    def instead_of(self, function: Callable[..., object]) -> Callable[..., Report]:
+    def instead_of(self, function: Callable[..., object]) -> Callable[..., object]:
         """A double of one function, with its very parameters."""
         signature = inspect.signature(function)
 
-        def answer(*positional: object, **named: object) -> Report:
+        def answer(*positional: object, **named: object) -> object:
             self.call = dict(signature.bind(*positional, **named).arguments)
             if self.error is not None:
                 raise self.error
-            return self.report
+            return (self.report,) if function.__name__ == "export_formats" else self.report
 
         return answer
 
@@ -49,7 +49,7 @@ class Library:
 def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Library:
     """The library's double, in an empty working directory."""
     double = Library()
-    for name in ("export", "quantize", "lower", "validate"):
+    for name in ("export_formats", "quantize", "lower", "validate"):
         monkeypatch.setattr(pipeline, name, double.instead_of(getattr(pipeline, name)))
     monkeypatch.chdir(tmp_path)
     return double
@@ -226,15 +226,15 @@ def test_the_verdict_is_the_exit_code(library: Library, arguments: list[str], ve
 def test_json_is_all_that_stdout_gets(
     library: Library, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def narrate(*arguments: object, **more: object) -> Report:
+    def narrate(*arguments: object, **more: object) -> tuple[Report, ...]:
         progress = more["progress"]
         assert isinstance(progress, PlainProgress)
         progress.stage("quantizing")
         progress.advance(1, 2, "block 0")
         progress.note("a fallback")
-        return REPORT
+        return (REPORT,)
 
-    monkeypatch.setattr(pipeline, "export", narrate)
+    monkeypatch.setattr(pipeline, "export_formats", narrate)
     assert cli.run(["export", "--json"]) == 0
     streams = capsys.readouterr()
     document = json.loads(streams.out)
@@ -348,3 +348,13 @@ def _assert_one_line(capsys: pytest.CaptureFixture[str], complaint: str) -> None
     assert streams.err.startswith("edgeq: ")
     assert streams.err.count("\n") == 1
     assert complaint in streams.err
+
+
+def test_several_formats_are_several_reports_and_the_worst_verdict(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = replace(REPORT, verdict=Verdict.FAILED, format="executorch")
+    monkeypatch.setattr(pipeline, "export_formats", lambda *_, **__: (REPORT, failed))
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["export", "--format", "all", "--json"]) == 1
+    assert [report["verdict"] for report in json.loads(capsys.readouterr().out)] == ["passed", "failed"]

@@ -5,15 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from edgeq.bundle.executorch import check_inputs, special_tokens
 from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.memory import required_bytes
-from edgeq.bundle.special_tokens import special_tokens
-from edgeq.bundle.text import NO_TOKENIZER, fill, size_text
-from edgeq.core.artifact import Interface
-from edgeq.errors import InternalError
-
-GENERATOR_INPUTS = ("tokens", "input_pos")
-ENCODER_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+from edgeq.bundle.text import NO_TOKENIZER, fill, paragraph, size_text
 
 
 def model_kotlin(manifest: Manifest, directory: Path) -> str:
@@ -49,7 +44,7 @@ def readme(manifest: Manifest, delivery: str) -> str:
             "NAME": manifest.name,
             "MODEL": manifest.model,
             "RUNTIME_VERSION": manifest.runtime.version,
-            "TOKENIZER": _tokenizer_note(manifest),
+            "TOKENIZER": paragraph(f"{_tokenizer_note(manifest)} The smoke test needs no tokenizer."),
             "DELIVERY": delivery,
             "REQUIRED_TEXT": size_text(required_bytes(manifest)),
             "LIMIT_TEXT": f"{manifest.profile.memory_limit_mib} MiB",
@@ -60,30 +55,17 @@ def readme(manifest: Manifest, delivery: str) -> str:
     )
 
 
-def check_inputs(interface: Interface) -> None:
-    """Raises InternalError where the samples for ExecuTorch, in Kotlin and in Swift, would feed something else."""
-    if interface.task == "text-generation":
-        known = interface.inputs == GENERATOR_INPUTS
-    else:
-        known = set(interface.inputs) <= ENCODER_INPUTS
-    if not known:
-        raise InternalError(
-            f"The ExecuTorch samples do not feed the inputs {list(interface.inputs)}.",
-            remedy="Report this: teach templates/executorch_*.",
-        )
-
-
 def _tokenizer_note(manifest: Manifest) -> str:
     if manifest.tokenizer is None:
         return NO_TOKENIZER
     if manifest.interface.task == "text-generation":
         return (
             "ExecuTorch's runner reads `tokenizer/tokenizer.json` itself: text goes in and text comes out. It adds no "
-            "special\ntokens by itself; `EdgeqModel.kt` asks for those that this model expects."
+            "special tokens by itself; `EdgeqModel.kt` asks for those that this model expects."
         )
     return (
         "Token ids come from `tokenizer/tokenizer.json`, in the format of Hugging Face's tokenizers. On Android it is "
-        "read by,\nfor example, DJL's `ai.djl.huggingface:tokenizers` with `ai.djl.android:tokenizer-native`."
+        "read by, for example, DJL's `ai.djl.huggingface:tokenizers` with `ai.djl.android:tokenizer-native`."
     )
 
 

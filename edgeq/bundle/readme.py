@@ -16,8 +16,17 @@ _VERDICTS = {
 }
 
 
-def readme(manifest: Manifest) -> str:
-    """Markdown. It holds no measurement: those are in report.md."""
+_REFERENCE_EXECUTED = (
+    "**{verdict}**, as far as it could be judged here: a reference interpreter ran it, and its outputs were compared "
+    "with the original's. Its memory was not judged."
+)
+
+
+def readme(manifest: Manifest, *, in_its_runtime: bool) -> str:
+    """Markdown. It holds no measurement: those are in report.md. in_its_runtime: False where a reference interpreter
+    stood in for the runtime."""
+    verdict = manifest.report.verdict
+    judged = in_its_runtime or verdict is Verdict.NOT_VALIDATED
     size = sum(entry.bytes for entry in manifest.files)
     return fill(
         "README.md",
@@ -26,8 +35,9 @@ def readme(manifest: Manifest) -> str:
             "TASK": manifest.interface.task,
             "TARGET": manifest.target,
             "DESCRIPTION": manifest.profile.description,
-            "VERDICT": _VERDICTS[manifest.report.verdict],
-            "RUNTIME": f"ONNX Runtime {manifest.runtime.version}",
+            "VERDICT": _VERDICTS[verdict] if judged else _REFERENCE_EXECUTED.format(verdict=verdict.value),
+            "RUNTIME": _runtime(manifest),
+            "MODEL_FILES": _model_files(manifest),
             "SIZE": size_text(size),
             "DIGEST": manifest.weights_digest,
             "PREFIX": "" if manifest.root == "." else f"{manifest.root}/",
@@ -37,8 +47,32 @@ def readme(manifest: Manifest) -> str:
     )
 
 
+def _runtime(manifest: Manifest) -> str:
+    match manifest.format:
+        case "onnx":
+            return f"ONNX Runtime {manifest.runtime.version}"
+        case "executorch":
+            return f"ExecuTorch {manifest.runtime.version}"
+        case "coreml":
+            return f"Core ML (written by coremltools {manifest.runtime.version})"
+    assert_never(manifest.format)
+
+
+def _model_files(manifest: Manifest) -> str:
+    match manifest.format:
+        case "onnx":
+            return "the model for ONNX Runtime: `model.onnx` is the graph, the file beside it its weights"
+        case "executorch":
+            return "the model for ExecuTorch: one file, weights and all"
+        case "coreml":
+            return "the model for Core ML: `model.mlpackage` is a folder that stays together"
+    assert_never(manifest.format)
+
+
 def _use(manifest: Manifest) -> str:
     match manifest.surface:
+        case "ios":
+            return _use_ios(manifest)
         case "android":
             return "Follow `android/README.md`: a folder for `assets/`, a Gradle snippet and two Kotlin files."
         case "edge":
@@ -51,3 +85,10 @@ def _use(manifest: Manifest) -> str:
                 "`edgeq.service` runs it under systemd, within the memory that the target allows: see its first lines."
             )
     assert_never(manifest.surface)
+
+
+def _use_ios(manifest: Manifest) -> str:
+    follow = "Follow `ios/README.md`: a folder for the app, and Swift files that use it."
+    if manifest.format != "coreml":
+        return follow
+    return f"{follow}\n`validate_on_mac.py` finishes the check on a Mac, where Core ML is."

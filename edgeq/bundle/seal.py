@@ -25,7 +25,12 @@ def seal(staged: StagedBundle, report: Report, *, report_json: str, report_md: s
             raise InternalError("The report is about other weights than the bundle.", remedy="Report this.")
         verdict = report.verdict
         manifest = dataclasses.replace(staged.manifest, report=ReportEntry(verdict=verdict, files=()))
-        texts = {**dict(zip(REPORT_FILES, (report_json, report_md), strict=True)), "README.md": readme(manifest)}
+        # A format that ran elsewhere than in its runtime has no memory to show for it.
+        in_its_runtime = manifest.format != "coreml" or report.memory is not None
+        texts = {
+            **dict(zip(REPORT_FILES, (report_json, report_md), strict=True)),
+            "README.md": readme(manifest, in_its_runtime=in_its_runtime),
+        }
         with output_errors(staged.final):
             for name, text in texts.items():
                 (staged.directory / name).write_text(text, encoding="utf-8")

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Protocol, assert_never
 
 import edgeq
-from edgeq.bundle import android, edge
+from edgeq.bundle import android, edge, ios
 from edgeq.bundle.golden import Golden
 from edgeq.bundle.licence import write_licence
 from edgeq.bundle.manifest import MANIFEST, Manifest, ReportEntry, RuntimeSettings, list_files
@@ -20,7 +20,7 @@ from edgeq.bundle.text import installed_version
 from edgeq.core.artifact import Artifact, FileEntry
 from edgeq.core.model import ModelInfo
 from edgeq.core.report import Verdict
-from edgeq.core.target import Surface, TargetProfile
+from edgeq.core.target import Format, Surface, TargetProfile
 from edgeq.errors import OutputError
 from edgeq.files import output_errors
 
@@ -199,12 +199,7 @@ def _fill(
         interface=artifact.interface,
         weights_digest=artifact.weights_digest,
         weights=artifact.weights,
-        runtime=RuntimeSettings(
-            name="onnxruntime",
-            version=installed_version("onnxruntime"),
-            threads=target.threads,
-            accuracy_level=target.accuracy_level,
-        ),
+        runtime=_runtime(artifact.format, target),
         profile=target,
         files=list_files(directory),
         report=ReportEntry(verdict=Verdict.NOT_VALIDATED, files=()),
@@ -213,8 +208,23 @@ def _fill(
     return dataclasses.replace(manifest, files=list_files(directory, manifest.files))
 
 
+def _runtime(format: Format, target: TargetProfile) -> RuntimeSettings:
+    match format:
+        case "onnx":
+            name, version = "onnxruntime", installed_version("onnxruntime")
+        case "executorch":
+            name, version = "executorch", installed_version("executorch")
+        case "coreml":  # the system's own: what can be named is the package that wrote the model
+            name, version = "Core ML", installed_version("coremltools")
+        case _:
+            assert_never(format)
+    return RuntimeSettings(name=name, version=version, threads=target.threads, accuracy_level=target.accuracy_level)
+
+
 def _root(surface: Surface, name: str) -> str:
     match surface:
+        case "ios":
+            return ios.root(name)
         case "android":
             return android.root(name)
         case "edge":
@@ -224,6 +234,8 @@ def _root(surface: Surface, name: str) -> str:
 
 def _write_surface(manifest: Manifest, directory: Path) -> None:
     match manifest.surface:
+        case "ios":
+            ios.write(manifest, directory)
         case "android":
             android.write(manifest, directory)
         case "edge":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -30,6 +31,11 @@ def fill(name: str, values: dict[str, str]) -> str:
             remedy="Report this: a surface and its template disagree.",
         )
     return _PLACEHOLDER.sub(lambda match: values[match.group(1)], text)
+
+
+def paragraph(text: str, indent: str = "") -> str:
+    """`text` in lines of a template's width; `indent` goes before all but the first."""
+    return textwrap.fill(text, width=116, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def installed_version(package: str) -> str:

@@ -44,8 +44,8 @@ COSINE_LIMITS = {16: 0.9999, 8: 0.999, 4: 0.95}
 LOWERING_KLD_MEAN = 0.002
 LOWERING_COSINE = {4: 0.999, 1: 0.99999}
 LOWERING_MAX_ABS = 1e-3
-# Of a runtime that is not judged by its largest difference. XNNPACK rounds activations to int8 (a 2-layer model: 1.3e-2,
-# the same as torch's own int8 activations cost); Core ML computes in float16 on caches of float16.
+# Of a runtime that is not judged by its largest difference. XNNPACK rounds activations to int8 (a 2-layer model:
+# 1.3e-2, the same as torch's own int8 activations cost); Core ML computes in float16 on caches of float16.
 LOWERING_RELATIVE_ERROR: dict[Format, float] = {"executorch": 2e-2, "coreml": 1e-3}
 # One padded batch against the same sentences alone: with int8 activations the last bit of a float can tip a rounding,
 # which later layers carry on (all-MiniLM, 8 bit, group 128: .99989). A mask that is not obeyed costs far more.
@@ -56,8 +56,8 @@ BATCH_COSINE = {4: 0.999, 1: 0.99999}
 class Criteria:
     """What a bundle is judged by.
 
-    bits and parameters choose the drift limits. accuracy_level is MatMulNBits', ONNX only: 4 rounds activations to int8,
-    as ExecuTorch always does; the other formats compute in floating point. Bytes:
+    bits and parameters choose the drift limits. accuracy_level is MatMulNBits', for ONNX only: 4 rounds activations to
+    int8, as ExecuTorch always does; Core ML computes in floating point. Bytes:
     memory_limit_bytes for the process' dirty memory, bundle_limit_bytes for all files or None. max_drift replaces the
     limit of the total drift: mean KL divergence in nats per token, or 1 - mean cosine.
     """
@@ -72,7 +72,7 @@ class Criteria:
 
     @property
     def numerics(self) -> int:
-        """4 where the runtime rounds activations to int8, 1 where it does not: the accuracy level that it amounts to."""
+        """The accuracy level that the runtime amounts to: 4 where it rounds activations to int8, else 1."""
         return {"onnx": self.accuracy_level, "executorch": 4, "coreml": 1}[self.format]
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from edgeq.errors import BadInputError
-from edgeq.runtimes.onnxruntime import load_tokenizer
+from edgeq.runtimes.generation import load_tokenizer
 
 
 def tokenizer_problem(golden: Path, tokenizer: Path | None) -> str:

@@ -18,7 +18,7 @@ from edgeq.bundle.seal import seal
 from edgeq.bundle.stage import StagedBundle, stage
 from edgeq.core.artifact import Artifact, Interface, WeightLocation
 from edgeq.core.model import ModelInfo
-from edgeq.core.target import Provenance, Surface, TargetProfile
+from edgeq.core.target import Format, Provenance, Surface, TargetProfile
 from edgeq.reports.json import report_to_json
 from edgeq.reports.markdown import report_to_markdown
 from tests.reports.samples import DIGEST, passed_report
@@ -48,18 +48,36 @@ class FakeQuantized:
     source_directory: Path
 
 
+FORMATS: dict[Surface, tuple[Format, ...]] = {
+    "android": ("onnx", "executorch"),
+    "edge": ("onnx",),
+    "ios": ("coreml", "executorch"),
+}
+INPUTS: dict[Format, tuple[str, ...]] = {
+    "executorch": ("tokens", "input_pos"),
+    "coreml": ("input_ids", "position", "last"),
+}
+FILES: dict[Format, tuple[str, ...]] = {
+    "onnx": ("model.onnx", "model.onnx_data"),
+    "executorch": ("model.pte",),
+    "coreml": ("model.mlpackage/Manifest.json", "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin"),
+}
+ENTRIES: dict[Format, str] = {"onnx": "model.onnx", "executorch": "model.pte", "coreml": "model.mlpackage"}
+
+
 def profile(surface: Surface = "android", accuracy_level: int = 4) -> TargetProfile:
     return TargetProfile(
         name="test",
         description="A device for tests",
         surface=surface,
-        formats=("onnx",),
+        formats=FORMATS[surface],
         memory_limit_mib=1024,
         memory_reserve_mib=256,
         bundle_limit_mib=None,
         threads=2,
         context_length=64,
         accuracy_level=accuracy_level,
+        compute_unit="gpu" if surface == "ios" else "cpu",
         provenance={"memory_limit_mib": Provenance(source="a test", source_date="2026-11-23", confidence="estimated")},
     )
 
@@ -89,6 +107,11 @@ def generator_interface() -> Interface:
         end_of_text_ids=(1,),
         begin_of_text_id=0,
     )
+
+
+def stateful_interface(format: Format) -> Interface:
+    """The generator's interface where the runtime holds the cache itself."""
+    return dataclasses.replace(generator_interface(), inputs=INPUTS[format], outputs=("logits",))
 
 
 def encoder_interface() -> Interface:
@@ -220,41 +243,61 @@ def staged_bundle(
     out: Path,
     *,
     surface: Surface = "android",
+    format: Format = "onnx",
+    target: TargetProfile | None = None,
     interface: Interface | None = None,
     force: bool = False,
     licence: str | None = "Do what you like.\n",
 ) -> StagedBundle:
-    """A staged bundle of the bigram model, or of the word encoder where `interface` is its."""
-    interface = interface or generator_interface()
+    """A staged bundle of the bigram model, or of the word encoder where `interface` is its.
+
+    Only an ONNX model can be run: those of other formats are files with a few bytes.
+    """
+    interface = interface or (generator_interface() if format == "onnx" else stateful_interface(format))
     artifact_directory = work / "artifact"
     artifact_directory.mkdir(parents=True, exist_ok=True)
     write_source(work / "source", licence=licence)
-    if interface.task == "text-generation":
-        write_generator(artifact_directory)
-    else:
-        write_encoder(artifact_directory)
+    _write_model(artifact_directory, format, interface)
     return stage(
         Artifact(
-            format="onnx",
+            format=format,
             directory=artifact_directory,
-            files=("model.onnx", "model.onnx_data"),
+            entry=ENTRIES[format],
+            files=FILES[format],
             interface=interface,
             weights_digest=DIGEST,
             weights={"table": LOCATION},
         ),
         FakeQuantized(info=dataclasses.replace(info(), task=interface.task), source_directory=work / "source"),
-        profile(surface),
+        target or profile(surface),
         golden(interface, work / "source" / "tokenizer.json"),
         out,
         force=force,
     )
 
 
+def _write_model(directory: Path, format: Format, interface: Interface) -> None:
+    if format == "onnx" and interface.task == "text-generation":
+        write_generator(directory)
+    elif format == "onnx":
+        write_encoder(directory)
+    else:
+        for index, name in enumerate(FILES[format]):
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_bytes(bytes(1000 + index))
+
+
 def sealed_bundle(
-    work: Path, out: Path, *, surface: Surface = "android", interface: Interface | None = None, force: bool = False
+    work: Path,
+    out: Path,
+    *,
+    surface: Surface = "android",
+    format: Format = "onnx",
+    interface: Interface | None = None,
+    force: bool = False,
 ) -> Path:
     """A finished bundle."""
-    return seal_sample(staged_bundle(work, out, surface=surface, interface=interface, force=force))
+    return seal_sample(staged_bundle(work, out, surface=surface, format=format, interface=interface, force=force))
 
 
 def seal_sample(staged: StagedBundle) -> Path:

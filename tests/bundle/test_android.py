@@ -10,6 +10,7 @@ import pytest
 
 from edgeq.bundle import android
 from edgeq.bundle.manifest import Manifest
+from edgeq.bundle.memory import required_bytes
 from edgeq.bundle.text import fill, installed_version, size_text, template
 from edgeq.core.artifact import FileEntry
 from edgeq.errors import InternalError, RuntimeUnavailableError
@@ -81,10 +82,8 @@ def test_required_memory_counts_model_cache_and_runtime(generator: tuple[Manifes
     manifest, written = generator
     model = sum(entry.bytes for entry in manifest.files if "/model/" in entry.path)
     cache = 64 * 2 * 2 * 4 * 4  # context, key and value, heads, head size, float32
-    assert android.cache_bytes(manifest.interface) == cache
-    assert android.cache_bytes(encoder_interface()) == 0
-    assert android.required_bytes(manifest) == model + cache + 64 * 2**20
-    assert f"REQUIRED_BYTES = {android.required_bytes(manifest)}L" in written["EdgeqBundle.kt"]
+    assert required_bytes(manifest) == model + cache + 64 * 2**20
+    assert f"REQUIRED_BYTES = {required_bytes(manifest)}L" in written["EdgeqBundle.kt"]
 
 
 def test_gradle_keeps_the_model_uncompressed_and_names_the_validated_runtime(

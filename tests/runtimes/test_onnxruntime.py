@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from edgeq.core.artifact import Interface
 from edgeq.errors import CorruptInputError, RuntimeUnavailableError, UsageError
 from edgeq.runtimes import onnxruntime as driver
+from edgeq.runtimes import generation
 from edgeq.runtimes.onnxruntime import Encoder, TextGenerator
 
 INTERFACE = Interface(
@@ -251,6 +252,6 @@ def test_a_missing_runtime_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(CorruptInputError, match="not a tokenizer"):
-        driver.load_tokenizer(tmp_path / "tokenizer.json")
+        generation.load_tokenizer(tmp_path / "tokenizer.json")
     with pytest.raises(CorruptInputError):
-        driver.load_tokenizer(tmp_path / "missing.json")
+        generation.load_tokenizer(tmp_path / "missing.json")

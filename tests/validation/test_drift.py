@@ -181,3 +181,15 @@ def test_pairwise_similarities_of_many_embeddings_are_sampled(monkeypatch: pytes
     rng = np.random.default_rng(5)
     a = rng.standard_normal((10, 3))
     assert len(drift._similarities(a)) == 6  # every third of ten rows: four rows, six pairs
+
+
+def test_the_relative_error_is_the_textbook_one() -> None:
+    rng = np.random.default_rng(3)
+    reference = rng.standard_normal((9, 20)).astype(np.float32)
+    candidate = reference + 0.1 * rng.standard_normal((9, 20)).astype(np.float32)
+    drift = language_drift([(reference[:4], candidate[:4], [1] * 4), (reference[4:], candidate[4:], [2] * 5)])
+    expected = np.linalg.norm(candidate - reference) / np.linalg.norm(reference)
+    assert drift.relative_error == pytest.approx(expected, rel=1e-5)
+    assert embedding_drift(reference, candidate).relative_error == pytest.approx(expected, rel=1e-5)
+    assert embedding_drift(reference, reference).relative_error == 0.0
+    assert embedding_drift(0 * reference, candidate).relative_error == math.inf

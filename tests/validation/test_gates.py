@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from edgeq.core.report import DriftSection, EmbeddingDrift, Gate, LanguageDrift, MemorySection, Verdict
+from edgeq.core.target import Format
 from edgeq.errors import UsageError
 from edgeq.validation.gates import (
     Criteria,
@@ -17,6 +18,8 @@ from edgeq.validation.gates import (
     language_limits,
     memory_gates,
     not_applicable,
+    prefill_gate,
+    unjudged_memory_gate,
     verdict_of,
 )
 
@@ -163,3 +166,21 @@ def test_criteria_without_meaning_are_refused(change: dict[str, float]) -> None:
     values = {"bits": 8, "parameters": 1, "accuracy_level": 4, "memory_limit_bytes": 1} | change
     with pytest.raises(UsageError):
         Criteria(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("format", "limit"), [("executorch", 2e-2), ("coreml", 1e-3)])
+def test_other_formats_are_held_to_their_relative_error(format: Format, limit: float) -> None:
+    judged = replace(CRITERIA, format=format)
+    for error, verdict in ((limit, Verdict.PASSED), (limit * 1.01, Verdict.FAILED)):
+        lowering = replace(GOOD, relative_error=error, max_abs=1.0)
+        gates = drift_gates(section(lowering=lowering), judged, 1000)
+        (gate,) = (gate for gate in gates if gate.name == "lowering_relative_error")
+        assert gate.verdict is verdict
+        assert prefill_gate(error, judged).verdict is verdict
+
+
+def test_an_estimate_of_memory_is_no_verdict() -> None:
+    gate = unjudged_memory_gate(1000)
+    assert gate.verdict is Verdict.NOT_VALIDATED
+    assert gate.value == 1000
+    assert verdict_of((gate,)) == (Verdict.PASSED, "")

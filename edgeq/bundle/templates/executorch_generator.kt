@@ -4,6 +4,7 @@ package edgeq
 import android.content.Context
 import java.io.File
 import kotlin.math.abs
+import org.json.JSONArray
 import org.json.JSONObject
 import org.pytorch.executorch.EValue
 import org.pytorch.executorch.Module
@@ -59,8 +60,8 @@ class EdgeqModel private constructor(private val directory: File) : AutoCloseabl
         try {
             for (index in 0 until cases.length()) {
                 val case = cases.getJSONObject(index)
-                val ids = case.getJSONArray("input_ids").let { array -> LongArray(array.length()) { array.getLong(it) } }
-                val top = case.getJSONArray("top_ids").let { array -> IntArray(array.length()) { array.getInt(it) } }
+                val ids = integers(case.getJSONArray("input_ids"))
+                val top = integers(case.getJSONArray("top_ids")).map { it.toInt() }
                 val expected = case.getJSONArray("top_logits")
                 val logits = lastLogits(module, ids)
                 val best = logits.indices.maxByOrNull { logits[it] }
@@ -80,6 +81,8 @@ class EdgeqModel private constructor(private val directory: File) : AutoCloseabl
     override fun close() {
         if (runner.isInitialized()) runner.value.close()
     }
+
+    private fun integers(array: JSONArray) = LongArray(array.length()) { array.getLong(it) }
 
     /** Logits after the last of [ids], which start a new text: the cache is overwritten from its beginning. */
     private fun lastLogits(module: Module, ids: LongArray): FloatArray {

@@ -46,9 +46,7 @@ class Constants:
         )
 
 
-def check(
-    name: str, scheme: Scheme, scales: npt.NDArray[np.float32], inputs: int, compute_unit: ComputeUnit
-) -> None:
+def check(name: str, scheme: Scheme, scales: npt.NDArray[np.float32], inputs: int, compute_unit: ComputeUnit) -> None:
     """Raises UnsupportedModelError for scales that float16 does not hold, and blocks that the unit does not run."""
     with np.errstate(over="ignore"):
         exact = np.array_equal(scales.astype(np.float16).astype(np.float32), scales)

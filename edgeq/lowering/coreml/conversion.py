@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import logging
+import io
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import coremltools as ct
+import numpy as np
 import torch
+from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline, PassPipelineManager
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
@@ -22,22 +24,31 @@ SKIPPED = {
     "common::canonicalize_quantized_lut_pattern",  # it repeats a table for each group that has a scale
     "common::add_int16_cast",  # indices stay what they are
 }
+SUMS = ("reduce_sum", "reduce_sum_square", "reduce_l2_norm")
+"""They may exceed 65504 where their terms do not, so they are float32."""
 
 
-def convert(module: nn.Module, examples: tuple[torch.Tensor, ...], longest: int | None, converters: Converters) -> Any:  # noqa: ANN401 - coremltools has no types
-    """The program of `module`, whose only function is `main`. `longest`: the second axis of all inputs has a length of
-    1 to this; None: their shapes are those of the examples. Raises UnsupportedModelError.
+def convert(  # noqa: ANN201 - coremltools has no types
+    module: nn.Module, examples: tuple[torch.Tensor, ...], longest: int | None, output: str, converters: Converters
+):
+    """The program of `module`, whose only function is `main` and whose result, float32, is called `output`.
+
+    `longest`: the second axis of all inputs has a length of 1 to this; None: their shapes are those of the examples.
+    Raises UnsupportedModelError.
     """
     exported = _export(module, examples, longest)
     try:
         with converters.registered(), _quiet():
-            return ct.convert(
+            program = ct.convert(
                 exported,
                 convert_to="milinternal",
                 minimum_deployment_target=ct.target.iOS18,
-                compute_precision=ct.precision.FLOAT16,
+                outputs=[ct.TensorType(name=output, dtype=np.float32)],
+                compute_precision=ct.transform.FP16ComputePrecision(lambda operation: operation.op_type not in SUMS),
                 pass_pipeline=_pipeline(),
             )
+            PassPipelineManager.apply_pipeline(program, PassPipeline.get_pipeline("backend_mlprogram"))
+            return program
     except (NotImplementedError, ValueError, RuntimeError, TypeError, AttributeError, KeyError) as error:
         raise _unsupported("coremltools could not convert", error) from error
 
@@ -45,9 +56,7 @@ def convert(module: nn.Module, examples: tuple[torch.Tensor, ...], longest: int 
 def _export(module: nn.Module, examples: tuple[torch.Tensor, ...], longest: int | None) -> ExportedProgram:
     shapes: Any = None
     if longest is not None:
-        length = Dim("length", min=1, max=longest)
-        shapes = ({0: None, 1: length},) * len(examples)
-        shapes = (shapes,) if len(examples) != 1 else (shapes,)
+        shapes = ({1: Dim("length", min=1, max=longest)},) * len(examples)
     try:
         with quiet_torch(), torch.no_grad():
             exported = torch.export.export(module.eval(), examples, dynamic_shapes=shapes, strict=False)
@@ -73,13 +82,7 @@ def _unsupported(what: str, error: Exception) -> UnsupportedModelError:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Core ML's converter announces versions that it has not been tested with, and draws its own progress."""
-    logger = logging.getLogger("coremltools")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    """Without the converter's own progress bars and warnings."""
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -67,17 +67,27 @@ class Kernels(nn.Module):
     ) -> torch.Tensor:
         """Heads that share a key are stacked, so that no key is repeated."""
         if self.cache_shapes:
-            key, value = (self._updated(part, call.layer, new, inputs) for part, new in (("key", key), ("value", value)))
+            key, value = (
+                self._updated(part, call.layer, new, inputs) for part, new in (("key", key), ("value", value))
+            )
         mask = self._mask(call, query.shape[2], inputs)
         _, heads, sequence, size = query.shape
         shared = key.shape[1]
-        stacked = (query * call.scale).reshape(shared, heads // shared * sequence, size)
-        scores = torch.matmul(stacked, key[0].transpose(1, 2)).reshape(heads, sequence, key.shape[2])
+        scaled = (query * call.scale)[0]
+        if shared != heads:
+            scaled = scaled.reshape(shared, heads // shared * sequence, size)
+        scores = torch.matmul(scaled, key[0].transpose(1, 2))
+        if shared != heads:
+            scores = scores.reshape(heads, sequence, key.shape[2])
         if call.softcap:
             scores = torch.tanh(scores / call.softcap) * call.softcap
-        probabilities = _softmax(scores + mask, sinks).reshape(shared, heads // shared * sequence, key.shape[2])
-        result = torch.matmul(probabilities, value[0]).reshape(1, heads, sequence, value.shape[3])
-        return result.transpose(1, 2)
+        probabilities = _softmax(scores + mask, sinks)
+        if shared != heads:
+            probabilities = probabilities.reshape(shared, heads // shared * sequence, key.shape[2])
+        result = torch.matmul(probabilities, value[0])
+        if shared != heads:
+            result = result.reshape(heads, sequence, value.shape[3])
+        return result.transpose(0, 1)[None]
 
     def append_cache(
         self, layer: int, key: torch.Tensor, value: torch.Tensor, inputs: Mapping[str, torch.Tensor]
@@ -157,15 +167,21 @@ class TextFunction(nn.Module):
 
 
 class EncoderFunction(nn.Module):
-    """The inputs of the captured graph, int32 `[1, S]`, to its first result."""
+    """`input_ids`, `attention_mask` and, where the model takes them, `token_type_ids`, int32 `[1, S]`, to the captured
+    graph's first result."""
 
-    def __init__(self, model: Model, names: tuple[str, ...]) -> None:
+    def __init__(self, model: Model) -> None:
         super().__init__()
-        self.model, self.names = model, names
+        self.model = model
 
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids
         self.model.kernels.begin()
-        return self.model.run(dict(zip(self.names, inputs, strict=True)))
+        return self.model.run(inputs)
 
 
 def build_model(captured: CapturedModel, store: QuantizedModel, context_length: int) -> Model:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from edgeq.core.artifact import Artifact, Interface
+from edgeq.core.model import ModelInfo
 from edgeq.core.target import TargetProfile
 from edgeq.lowering.capture import CapturedModel, capture
 from edgeq.lowering.coreml.constants import Constants
@@ -37,10 +38,10 @@ def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progres
     captured = capture(info, store.source_directory, context_length)
     model = build_model(captured, store, context_length)
     constants = Constants(target.compute_unit)
-    is_text = info.task == "text-generation"
-    names = TEXT_INPUTS if is_text else _encoder_inputs(captured)
+    names = TEXT_INPUTS if info.task == "text-generation" else _encoder_inputs(captured)
     progress.stage("converting for Core ML")
-    functions = _text_functions(model, constants) if is_text else _encoder_functions(model, names, constants)
+    output = _output_name(info)
+    functions = _functions(model, names, output, constants)
     program = assemble(functions, constants)
     progress.stage("writing the weights")
     write_package(program, directory)
@@ -49,28 +50,26 @@ def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progres
         directory=directory,
         entry=PACKAGE,
         files=FILES,
-        interface=_interface(store, model, names, program, context_length),
+        interface=_interface(store, model, names, output),
         weights_digest=store.weights_digest,
         weights=constants.locations,
         notes=_notes(captured, store),
     )
 
 
-def _text_functions(model: Model, constants: Constants) -> dict[str, Any]:
-    chunk = min(CHUNK, model.kernels.context_length)
-    number = torch.zeros(1, dtype=torch.int32)
-    ids = torch.zeros(1, chunk, dtype=torch.int32)
-    function = TextFunction(model)
-    examples = {"decode": (ids[:, :1], number), "prefill": (ids, number, number.clone())}
-    return {
-        name: convert(function, inputs, None, _converters(model, constants)) for name, inputs in examples.items()
-    }
-
-
-def _encoder_functions(model: Model, names: tuple[str, ...], constants: Constants) -> dict[str, Any]:
+def _functions(model: Model, names: tuple[str, ...], output: str, constants: Constants) -> dict[str, Any]:
+    """Converted programs by the name of the function that each becomes."""
     longest = model.kernels.context_length
-    examples = tuple(torch.ones(1, min(8, longest), dtype=torch.int32) for _ in names)
-    return {"main": convert(EncoderFunction(model, names), examples, longest, _converters(model, constants))}
+    if names != TEXT_INPUTS:
+        examples = tuple(torch.ones(1, min(8, longest), dtype=torch.int32) for _ in names)
+        return {"main": convert(EncoderFunction(model), examples, longest, output, _converters(model, constants))}
+    number = torch.zeros(1, dtype=torch.int32)
+    ids = torch.zeros(1, min(CHUNK, longest), dtype=torch.int32)
+    inputs = {"decode": (ids[:, :1], number), "prefill": (ids, number, number.clone())}
+    return {
+        name: convert(TextFunction(model), examples, None, output, _converters(model, constants))
+        for name, examples in inputs.items()
+    }
 
 
 def _converters(model: Model, constants: Constants) -> Converters:
@@ -86,19 +85,22 @@ def _notes(captured: CapturedModel, store: QuantizedModel) -> tuple[str, ...]:
     return tuple(f"{name} is also stored as float16, as another operation than a product reads it" for name in dense)
 
 
-def _interface(
-    store: QuantizedModel, model: Model, names: tuple[str, ...], program: Any, context_length: int  # noqa: ANN401
-) -> Interface:
+def _output_name(info: ModelInfo) -> str:
+    if info.task == "text-generation":
+        return "logits"
+    return "last_hidden_state" if info.pooling == "none" else "sentence_embedding"
+
+
+def _interface(store: QuantizedModel, model: Model, names: tuple[str, ...], output: str) -> Interface:
     info = store.info
     end, begin = special_tokens(store.source_directory)
     shapes = model.kernels.cache_shapes
-    outputs = program.functions[program.default_function_name].outputs
     return Interface(
         task=info.task,
         inputs=names,
-        outputs=tuple(str(value.name) for value in outputs),
+        outputs=(output,),
         vocabulary=vocabulary(info),
-        context_length=context_length,
+        context_length=model.kernels.context_length,
         cache=tuple(shapes[layer] for layer in sorted(shapes)),
         end_of_text_ids=end,
         begin_of_text_id=begin,

@@ -12,7 +12,6 @@ import coremltools as ct
 import numpy as np
 from coremltools.converters.mil.backend.mil.load import load as to_proto
 from coremltools.converters.mil.mil import Function, Program
-from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline, PassPipelineManager
 
 from edgeq.files import output_errors, write_bytes_atomic
 from edgeq.lowering.coreml.constants import Constants
@@ -30,10 +29,8 @@ def assemble(functions: dict[str, Any], constants: Constants) -> Any:  # noqa: A
 
     Quantized weights get the names that `constants` promised, which casts to float16 have changed.
     """
-    backend = PassPipeline.get_pipeline("backend_mlprogram")
     program = Program()
     for name, converted in functions.items():
-        PassPipelineManager.apply_pipeline(converted, backend)
         function = converted.functions["main"]
         _restore_names(function, constants)
         _share_constants(function)

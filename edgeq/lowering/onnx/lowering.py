@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from edgeq.core.model import ModelInfo
 from edgeq.core.target import TargetProfile
 from edgeq.files import write_atomic
 from edgeq.lowering.capture import CapturedModel, capture
+from edgeq.lowering.interface import special_tokens, vocabulary
 from edgeq.lowering.onnx.attention import ATTENTION
 from edgeq.lowering.onnx.elementwise import ELEMENTWISE
 from edgeq.lowering.onnx.external_data import DATA_FILE, ExternalData
@@ -102,13 +102,13 @@ def _drop_unused_outputs(model: ir.Model) -> None:
 
 def _interface(store: QuantizedModel, signature: Signature, model: ir.Model, context_length: int) -> Interface:
     info = store.info
-    end, begin = _special_tokens(store.source_directory)
+    end, begin = special_tokens(store.source_directory)
     outputs = model.graph.outputs
     return Interface(
         task=info.task,
         inputs=tuple(str(value.name) for value in model.graph.inputs),
         outputs=tuple(str(value.name) for value in outputs),
-        vocabulary=_vocabulary(info),
+        vocabulary=vocabulary(info),
         context_length=context_length,
         cache=tuple(signature.cache_shapes[layer] for layer in sorted(signature.cache_shapes)),
         end_of_text_ids=end,
@@ -116,24 +116,3 @@ def _interface(store: QuantizedModel, signature: Signature, model: ir.Model, con
         pooling=info.pooling,
         normalize=info.normalize,
     )
-
-
-def _vocabulary(info: ModelInfo) -> int:
-    """Rows of the largest embedding or head."""
-    return max(
-        (weight.outputs_inputs[0] for weight in info.weights.values() if weight.role in ("embedding", "head")),
-        default=0,
-    )
-
-
-def _special_tokens(directory: Path) -> tuple[tuple[int, ...], int | None]:
-    """End-of-text ids and the begin-of-text id, from generation_config.json first, then config.json."""
-    for name in ("generation_config.json", "config.json"):
-        path = directory / name
-        if path.exists():
-            config = json.loads(path.read_text(encoding="utf-8"))
-            end = config.get("eos_token_id")
-            if end is not None:
-                ends = tuple(end) if isinstance(end, list) else (int(end),)
-                return ends, config.get("bos_token_id")
-    return (), None

@@ -1,0 +1,1 @@
+"""ExecuTorch: a `.pte` whose quantized weights XNNPACK reads as they are."""

@@ -1,0 +1,64 @@
+"""From an exported program to the bytes of a `.pte`: partitioned for XNNPACK, checked, planned, serialized."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.export import ExportedProgram
+
+from edgeq.core.artifact import Interface
+from edgeq.errors import UnsupportedModelError
+from edgeq.lowering.quiet import quiet_torch
+
+UNSAFE = ("AddmmConfig", "MMConfig")
+"""XNNPACK's configurations that take the integer codes of a weight-only linear for its weights, and drop the scales."""
+
+
+def partitioner() -> Any:  # noqa: ANN401 - executorch has no types
+    """XNNPACK's partitioner without the configurations that miscompile quantized weights silently."""
+    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+    safe = [config for config in ALL_PARTITIONER_CONFIGS if config.__name__ not in UNSAFE]
+    return XnnpackPartitioner(configs=safe)
+
+
+def to_pte(program: ExportedProgram, interface: Interface, longest: int) -> bytes:
+    """The file's bytes. longest: the most tokens of one call. Raises UnsupportedModelError."""
+    import executorch.kernels.quantized  # noqa: F401 - registers the quantized embeddings
+    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
+
+    try:
+        with quiet_torch():
+            edge = to_edge_transform_and_lower(
+                {"forward": program},
+                partitioner=[partitioner()],
+                compile_config=EdgeCompileConfig(_check_ir_validity=False),
+                constant_methods=metadata(interface, longest) or None,
+            )
+            lowered = edge.to_executorch(ExecutorchBackendConfig(do_quant_fusion_and_const_prop=True))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UnsupportedModelError(
+            f"ExecuTorch cannot lower the model ({reason}).",
+            remedy="Use --format onnx for it, or report the architecture.",
+        ) from error
+    pte: bytes = lowered.buffer
+    return pte
+
+
+def metadata(interface: Interface, longest: int) -> dict[str, Any]:
+    """What ExecuTorch's own text runners ask a program for; nothing for encoders."""
+    if interface.task != "text-generation":
+        return {}
+    begin = {} if interface.begin_of_text_id is None else {"get_bos_id": interface.begin_of_text_id}
+    return {
+        "get_max_seq_len": longest,
+        "get_max_context_len": interface.context_length,
+        "get_vocab_size": interface.vocabulary,
+        "use_kv_cache": True,
+        "use_sdpa_with_kv_cache": True,
+        "enable_dynamic_shape": True,
+        "get_eos_ids": list(interface.end_of_text_ids),
+        **begin,
+    }

@@ -1,0 +1,89 @@
+"""edgeq's codes as torchao's IntxUnpackedToInt8Tensor, which XNNPACK's partitioner reads; nothing is rounded again.
+
+XNNPACK drops zero points silently, so linears with them add `groupsum(x) @ -(scale * zero)^T` to a symmetric product.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from edgeq.core.tensor import QuantizedTensor
+from edgeq.errors import UnsupportedModelError
+
+GROUP_MULTIPLE = 32
+REMEDY = "Quantize with --format executorch, which chooses schemes that XNNPACK holds."
+
+
+def check_linear(name: str, tensor: QuantizedTensor) -> None:
+    """Raises UnsupportedModelError where XNNPACK's kernels cannot hold the weight of a linear exactly."""
+    scheme, inputs = tensor.scheme, tensor.shape[1]
+    group_size = scheme.group_size or inputs
+    problem = ""
+    if scheme.bits == 8 and tensor.scales.shape[1] != 1:
+        problem = f"8-bit groups of {group_size}: its kernels have one scale per channel"
+    elif inputs % group_size:
+        problem = f"groups of {group_size} that do not divide {inputs} inputs"
+    elif scheme.bits < 8 and group_size % GROUP_MULTIPLE:
+        problem = f"groups of {group_size}: only multiples of {GROUP_MULTIPLE}"
+    elif scheme.bits < 8 and not np.array_equal(_bfloat16(tensor.scales), tensor.scales):
+        problem = "scales that are not exact in bfloat16, to which its kernels round them"
+    if problem:
+        raise UnsupportedModelError(f"XNNPACK cannot hold {name}: {problem}.", remedy=REMEDY)
+
+
+def _bfloat16(values: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return torch.from_numpy(values).to(torch.bfloat16).to(torch.float32).numpy()
+
+
+def carrier(tensor: QuantizedTensor, *, zero_points: bool, int8_activations: bool) -> nn.Parameter:
+    """The weight `[outputs, inputs]` as a float32 parameter that is int8 codes inside.
+
+    zero_points: keep them; else they are left to a correction. int8_activations: round each token's activations to
+    int8, which is the only way that XNNPACK multiplies.
+    """
+    from torchao.quantization import IntxUnpackedToInt8Tensor
+    from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor import (
+        IntxUnpackedToInt8TensorActivationQuantization as ActivationQuantization,
+    )
+
+    middle = tensor.scheme.default_zero_point
+    codes = (tensor.codes.astype(np.int16) - middle).astype(np.int8)
+    zeros = np.zeros(tensor.scales.shape, dtype=np.int8)
+    if zero_points and tensor.zero_points is not None:
+        zeros = (tensor.zero_points.astype(np.int16) - middle).astype(np.int8)
+    weight = IntxUnpackedToInt8Tensor(
+        qdata=torch.from_numpy(codes),
+        scale=torch.from_numpy(np.array(tensor.scales)),
+        zero_point=torch.from_numpy(zeros),
+        target_dtype={4: torch.int4, 8: torch.int8}[tensor.scheme.bits],
+        block_size=(1, tensor.scheme.group_size or tensor.shape[1]),
+        dtype=torch.float32,
+        activation_quantization=ActivationQuantization.INT8_ASYM_PER_TOKEN if int8_activations else None,
+    )
+    return nn.Parameter(weight, requires_grad=False)
+
+
+class QuantizedLinear(nn.Module):
+    """`x @ w.T + bias` with the weight as XNNPACK multiplies it, and the zero points beside it."""
+
+    def __init__(self, name: str, tensor: QuantizedTensor) -> None:
+        super().__init__()
+        check_linear(name, tensor)
+        self.weight = carrier(tensor, zero_points=False, int8_activations=True)
+        self.groups = tensor.scales.shape[1]
+        self.correction: nn.Parameter | None = None
+        if tensor.zero_points is not None:
+            zeros = tensor.zero_points.astype(np.float32) - tensor.scheme.default_zero_point
+            self.correction = nn.Parameter(torch.from_numpy(-(tensor.scales * zeros)), requires_grad=False)
+
+    def forward(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """`[..., inputs]` to `[..., outputs]`, float32."""
+        product = nn.functional.linear(x, self.weight, bias)
+        if self.correction is None:
+            return product
+        sums = x.unflatten(-1, (self.groups, -1)).sum(-1)
+        return product + nn.functional.linear(sums, self.correction)

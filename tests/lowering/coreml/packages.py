@@ -1,0 +1,125 @@
+"""Packages of one product or one table, for tests of how quantized weights are stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from edgeq.core.model import WeightInfo
+from edgeq.core.records import to_plain
+from edgeq.core.scheme import Scheme
+from edgeq.core.target import ComputeUnit
+from edgeq.core.tensor import QuantizedTensor
+from edgeq.lowering.coreml import operators
+from edgeq.lowering.coreml.constants import Constants
+from edgeq.lowering.coreml.conversion import convert
+from edgeq.lowering.coreml.converters import Converters
+from edgeq.lowering.coreml.package import PACKAGE, assemble, write_package
+from edgeq.store import QuantizedModel
+
+NAME = "layer.weight"
+Entries = dict[str, Any]
+
+
+def random_tensor(scheme: Scheme, outputs: int = 12, inputs: int = 40, seed: int = 0) -> QuantizedTensor:
+    """Random codes, zero points, and scales that float16 holds."""
+    rng = np.random.default_rng(seed)
+    shape = (outputs, scheme.groups(inputs))
+    return QuantizedTensor(
+        scheme=scheme,
+        codes=rng.integers(0, scheme.levels, (outputs, inputs), dtype=np.uint8),
+        scales=(rng.random(shape) + 0.1).astype(np.float16).astype(np.float32),
+        zero_points=None if scheme.symmetric else rng.integers(0, scheme.levels, shape, dtype=np.uint8),
+    )
+
+
+@dataclass(frozen=True)
+class _Info:
+    weights: dict[str, WeightInfo]
+
+
+@dataclass(frozen=True)
+class _Store:
+    """What the converters read of a store."""
+
+    tensor: QuantizedTensor
+
+    @property
+    def info(self) -> _Info:
+        weight = WeightInfo(name=NAME, shape=self.tensor.shape, dtype="F32", role="linear")
+        return _Info({NAME: weight})
+
+    def quantized(self, name: str) -> QuantizedTensor:
+        assert name == NAME
+        return self.tensor
+
+    def quantization(self, name: str) -> Scheme:
+        assert name == NAME
+        return self.tensor.scheme
+
+
+class _Product(nn.Module):
+    def __init__(self, outputs: int, bias: npt.NDArray[np.float32] | None) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.bias = None if bias is None else nn.Parameter(torch.from_numpy(bias), requires_grad=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = operators.linear(x, 0, self.outputs, self.bias)
+        return result
+
+
+class _TiedProduct(_Product):
+    """A table whose rows are multiplied with the same table."""
+
+    def __init__(self, outputs: int, width: int) -> None:
+        super().__init__(outputs, None)
+        self.width = width
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = super().forward(operators.embedding(ids, 0, self.width))
+        return result
+
+
+def product_package(
+    directory: Path,
+    tensor: QuantizedTensor,
+    *,
+    unit: ComputeUnit = "gpu",
+    bias: npt.NDArray[np.float32] | None = None,
+    functions: tuple[str, ...] = ("main",),
+) -> tuple[Path, Entries]:
+    """`x` `[1, inputs]` to `y` `[1, outputs]`, and where the weight is."""
+    module = _Product(tensor.shape[0], bias)
+    return _package(directory, tensor, unit, module, torch.zeros(1, tensor.shape[1]), functions)
+
+
+def tied_package(directory: Path, tensor: QuantizedTensor) -> tuple[Path, Entries]:
+    """`ids` int32 `[1, 3]` to the products of those rows with all rows."""
+    return _package(
+        directory, tensor, "gpu", _TiedProduct(*tensor.shape), torch.zeros(1, 3, dtype=torch.int32), ("main",)
+    )
+
+
+def _package(
+    directory: Path,
+    tensor: QuantizedTensor,
+    unit: ComputeUnit,
+    module: nn.Module,
+    example: torch.Tensor,
+    functions: tuple[str, ...],
+) -> tuple[Path, Entries]:
+    constants = Constants(unit)
+    store = cast("QuantizedModel", _Store(tensor))
+    programs = {
+        name: convert(module, (example,), None, "y", Converters(store, {NAME: 0}, constants)) for name in functions
+    }
+    directory.mkdir(exist_ok=True)
+    write_package(assemble(programs, constants), directory)
+    return directory / PACKAGE, {name: to_plain(entry) for name, entry in constants.locations.items()}
