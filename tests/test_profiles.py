@@ -23,6 +23,13 @@ BUILT_IN = (
     "android-12gb",
     "android-16gb",
     "edge",
+    "ios",
+    "ios-4gb",
+    "ios-4gb-entitled",
+    "ios-6gb",
+    "ios-6gb-entitled",
+    "ios-8gb",
+    "ios-8gb-entitled",
     "jetson-orin-nano-8gb",
     "rpi5-4gb",
     "rpi5-8gb",
@@ -71,7 +78,35 @@ def test_android_limits_are_the_published_ones(name: str, limit: int) -> None:
     assert profile.memory_budget_bytes == (limit - 256) * 2**20
 
 
-@pytest.mark.parametrize(("alias", "base"), [("android", "android-8gb"), ("edge", "rpi5-8gb")])
+@pytest.mark.parametrize("memory", [4, 6, 8])
+def test_ios_limits_are_estimates_under_what_was_reported(memory: int) -> None:
+    plain, entitled = load_profile(f"ios-{memory}gb"), load_profile(f"ios-{memory}gb-entitled")
+    assert plain.memory_limit_mib <= memory * 1024 * 0.5 * 0.9 + 1
+    assert plain.memory_limit_mib < entitled.memory_limit_mib <= memory * 1024 * 0.65 * 0.9 + 1
+    for profile in (plain, entitled):
+        assert profile.provenance["memory_limit_mib"].confidence == "estimated"
+        assert profile.formats == ("coreml", "executorch")
+        assert profile.surface == "ios"
+        assert profile.compute_unit == "gpu"
+    assert (plain.increased_memory_limit, entitled.increased_memory_limit) == (False, True)
+
+
+def test_android_takes_both_formats_and_onnx_first() -> None:
+    profile = load_profile("android-4gb")
+    assert profile.formats == ("onnx", "executorch")
+    assert (profile.compute_unit, profile.increased_memory_limit) == ("cpu", False)
+
+
+def test_choices_need_no_source(tmp_path: Path) -> None:
+    own = OWN.replace("android-8gb", "ios-8gb").replace(
+        "memory_limit_mib = 1500",
+        'memory_limit_mib = 1500\ncompute_unit = "neural_engine"\nincreased_memory_limit = true',
+    )
+    profile = load_profile(write(tmp_path, own))
+    assert (profile.compute_unit, profile.increased_memory_limit) == ("neural_engine", True)
+
+
+@pytest.mark.parametrize(("alias", "base"), [("android", "android-8gb"), ("edge", "rpi5-8gb"), ("ios", "ios-6gb")])
 def test_plain_names_mean_the_common_device(alias: str, base: str) -> None:
     profile, expected = load_profile(alias), load_profile(base)
     assert dataclasses.replace(profile, name=base, description=expected.description) == expected
@@ -139,6 +174,12 @@ def test_unknown_names_in_a_file_are_refused_with_a_suggestion(
         ('description = "Our own phone"', 'formats = "onnx"', "formats must be a list"),
         ('description = "Our own phone"', 'formats = ["onx"]', "Did you mean 'onnx'"),
         ('description = "Our own phone"', 'surface = "andriod"', "Did you mean 'android'"),
+        ('description = "Our own phone"', 'formats = ["coreml"]', "the surface android takes no format 'coreml'"),
+        ('description = "Our own phone"', 'surface = "edge"', "the surface edge takes no format 'executorch'"),
+        ('description = "Our own phone"', 'compute_unit = "neural-engine"', "Did you mean 'neural_engine'"),
+        ('description = "Our own phone"', "compute_unit = 4", "compute_unit 4 is unknown"),
+        ('description = "Our own phone"', 'increased_memory_limit = "yes"', "must be true or false"),
+        ('description = "Our own phone"', "increased_memory_limit = true", "an entitlement of iOS, not of android"),
         ('extends = "android-8gb"', 'extends = "android"', "one level"),
         ('extends = "android-8gb"\n', "", "lacks surface"),
         (

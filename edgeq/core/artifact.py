@@ -10,6 +10,10 @@ from edgeq.core.scheme import ScaleDtype
 from edgeq.core.target import Format
 
 
+TABLE_SUFFIX = " (table)"
+"""Follows a weight's name where a second copy of it, for look-ups, has a location of its own."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileEntry:
     """One file of a bundle: POSIX path relative to the bundle, size and sha256 in hex."""

@@ -11,14 +11,21 @@ from edgeq.core.tensor import QuantizedTensor
 
 
 def tensor_digest(name: str, tensor: QuantizedTensor) -> str:
-    """Hex sha256 of one tensor: its name and scheme, then codes, scales and zero points in C order, little endian."""
+    """Hex sha256 of one tensor: its name and scheme, then codes, scales, zero points and codebook, C order, little endian.
+
+    Without a codebook it is what it was before there were any.
+    """
     scheme = tensor.scheme
-    header = f"{name}|{tensor.shape}|{scheme.bits}|{scheme.group_size}|{scheme.symmetric}\n"
-    digest = hashlib.sha256(header.encode())
+    header = f"{name}|{tensor.shape}|{scheme.bits}|{scheme.group_size}|{scheme.symmetric}"
+    if scheme.codebook is not None:
+        header += f"|{scheme.codebook}|{scheme.palette_rows}"
+    digest = hashlib.sha256(f"{header}\n".encode())
     digest.update(np.ascontiguousarray(tensor.codes).data)
     digest.update(np.ascontiguousarray(tensor.scales, dtype="<f4").data)
     if tensor.zero_points is not None:
         digest.update(np.ascontiguousarray(tensor.zero_points).data)
+    if tensor.codebook is not None:
+        digest.update(np.ascontiguousarray(tensor.codebook, dtype="<f4").data)
     return digest.hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""QuantizedTensor: codes, scales and zero points; its `dequantize()` is the truth that every artifact must hold."""
+"""QuantizedTensor: codes, scales, zero points or codebook; its `dequantize()` is the truth that every artifact must hold."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ class QuantizedTensor:
 
     codes: uint8 `[out, in]`, each below 2**bits. scales: float32 `[out, groups]` whose values are exact in
     `scheme.scale_dtype`. zero_points: uint8 `[out, groups]`, or None where the scheme is symmetric.
+
+    Where the scheme has a codebook, `w[o, i] = scales[o, g] * codebook[t, codes[o, i]]`, `t = o // palette_rows` or 0.
+    codebook: float32 `[tables, 2**bits]`, exact in `scheme.scale_dtype`, else None. Scales of a palette are all 1.
     """
 
     scheme: Scheme
     codes: npt.NDArray[np.uint8]
     scales: npt.NDArray[np.float32]
     zero_points: npt.NDArray[np.uint8] | None
+    codebook: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         outputs, inputs = self.codes.shape
@@ -38,6 +42,13 @@ class QuantizedTensor:
                 "Zero points and a symmetric scheme exclude each other.",
                 remedy="Report this: a quantizer disagrees with its scheme.",
             )
+        table_shape = None if self.scheme.codebook is None else (self.scheme.tables(outputs), self.scheme.levels)
+        found = None if self.codebook is None else self.codebook.shape
+        if found != table_shape:
+            raise InternalError(
+                f"{self.scheme.label()} with {outputs} rows needs a codebook {table_shape}, not {found}.",
+                remedy="Report this: a quantizer disagrees with its scheme.",
+            )
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -49,11 +60,23 @@ class QuantizedTensor:
         """The weights, float32 `[out, in]`; one multiplication in float32, as the runtimes do it."""
         inputs = self.codes.shape[1]
         group_size = self.scheme.group_size or inputs
+        if self.codebook is not None:
+            return self._looked_up(self.codebook) * _per_input(self.scales, group_size, inputs)
         if self.zero_points is None:
             zero: npt.NDArray[np.float32] | float = float(self.scheme.default_zero_point)
         else:
             zero = _per_input(self.zero_points, group_size, inputs).astype(np.float32)
         return (self.codes.astype(np.float32) - zero) * _per_input(self.scales, group_size, inputs)
+
+    def _looked_up(self, codebook: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The entry of every code `[out, in]`; a few rows at a time, as numpy's indices take eight bytes each."""
+        shared = self.scheme.palette_rows
+        rows = shared or 64
+        values = np.empty(self.codes.shape, np.float32)
+        for start in range(0, len(values), rows):
+            table = codebook[0 if shared is None else start // rows]
+            values[start : start + rows] = table[self.codes[start : start + rows]]
+        return values
 
 
 def _per_input(per_group: npt.NDArray[np.generic], group_size: int, inputs: int) -> npt.NDArray[np.float32]:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 FloatMatrix = npt.NDArray[np.float32]
 QuantizeFunction = Callable[[FloatMatrix, Scheme, str], QuantizedTensor]
-"""`(weights float32 [out, in], scheme, name for messages) -> QuantizedTensor`. Rows must not influence one another: the
-caller hands over a few rows at a time. Raises CorruptInputError for NaN, infinity and values that no scale can hold."""
+"""`(weights float32 [out, in], scheme, name for messages) -> QuantizedTensor`. Rows must not influence one another, but
+for those that share a table: the caller hands over a few rows or tables at a time. Raises CorruptInputError for NaN, infinity and values that no scale can hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,28 +71,33 @@ def limits(groups: Groups, name: str) -> tuple[Tensor, Tensor]:
 
     Raises CorruptInputError unless all are finite and small enough for a scale.
     """
-    import torch
-
     low = groups.values.amin(0).clamp_(max=0.0)
     high = groups.values.amax(0).clamp_(min=0.0)
+    check_range(low, high, groups.scheme.scale_dtype, name)
+    return low, high
+
+
+def check_range(low: Tensor, high: Tensor, dtype: ScaleDtype, name: str) -> None:
+    """Raises CorruptInputError unless all are finite and no range from `low` to `high` is too large for `dtype`."""
+    import torch
+
     if not bool(torch.isfinite(low).all() & torch.isfinite(high).all()):
         raise CorruptInputError(
             f"The weight {name!r} contains NaN or infinity.", remedy="Take another copy of the checkpoint."
         )
-    largest = torch.finfo(_torch_dtype(groups.scheme.scale_dtype)).max
+    largest = torch.finfo(torch_dtype(dtype)).max
     if not bool(((high - low) <= largest).all()):
         raise CorruptInputError(
-            f"The weight {name!r} holds values too large for {groups.scheme.scale_dtype} scales.",
+            f"The weight {name!r} holds values too large for {dtype} scales.",
             remedy="Take another copy of the checkpoint.",
         )
-    return low, high
 
 
 def storable(scale: Tensor, dtype: ScaleDtype) -> Tensor:
     """Round scales to what `dtype` holds. Scales that would vanish become the smallest one."""
     import torch
 
-    kind = _torch_dtype(dtype)
+    kind = torch_dtype(dtype)
     # Subnormals keep small float16 scales useful. In the wide formats some runtimes would flush them to zero.
     smallest = 2.0**-24 if kind is torch.float16 else torch.finfo(kind).tiny
     return scale.to(kind).float().clamp_(min=smallest)
@@ -129,7 +134,7 @@ def assemble(groups: Groups, grid: Grid, integers: Tensor) -> QuantizedTensor:
     )
 
 
-def _torch_dtype(dtype: ScaleDtype) -> torch.dtype:
+def torch_dtype(dtype: ScaleDtype) -> torch.dtype:
     import torch
 
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[dtype]

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from edgeq.errors import UnknownNameError
+from edgeq.core.scheme import Codebook, Scheme
+from edgeq.errors import UnknownNameError, UsageError
 from edgeq.quantization.grid import QuantizeFunction
+from edgeq.quantization.nf4 import quantize_nf4
+from edgeq.quantization.palette import fit_palettes
 from edgeq.quantization.rtn import round_to_nearest
 from edgeq.quantization.scale_search import search_scales
 
 METHODS: dict[str, QuantizeFunction] = {
     "rtn": round_to_nearest,
     "mse": search_scales,
+    "nf4": quantize_nf4,
+    "palette": fit_palettes,
 }
+CODEBOOKS: dict[str, Codebook] = {"nf4": "nf4", "palette": "palette"}
+"""The codebook that the schemes of a method must have; the other methods want none."""
 AUTO = "auto"
 DEFAULT_METHOD = "mse"
 NO_METHOD = "none"
@@ -28,3 +35,15 @@ def resolve_method(name: str) -> str:
     near = get_close_matches(name, [*METHODS, AUTO], n=1)
     choices = f"Did you mean {near[0]!r}?" if near else f"Use one of: {', '.join([AUTO, *METHODS])}."
     raise UnknownNameError(f"There is no quantization method {name!r}.", remedy=choices)
+
+
+def function_for(method: str, scheme: Scheme) -> QuantizeFunction:
+    """The function of a method that `resolve_method` gave. Raises UsageError where it does not make such schemes."""
+    codebook = CODEBOOKS.get(method)
+    if codebook == scheme.codebook:
+        return METHODS[method]
+    if scheme.codebook is None:
+        remedy = f'Give the scheme codebook="{codebook}", or take the method "{DEFAULT_METHOD}".'
+    else:
+        remedy = f'Take the method "{scheme.codebook}".'
+    raise UsageError(f"The method {method!r} does not make {scheme.label()} weights.", remedy=remedy)

@@ -19,7 +19,7 @@ from edgeq.core.recipe import Assignment, Plan
 from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import CorruptInputError, InternalError, UnsupportedModelError
 from edgeq.quantization.grid import FloatMatrix
-from edgeq.quantization.methods import METHODS
+from edgeq.quantization.methods import function_for
 from edgeq.store import EncodedTensor, QuantizedModel, StoreWriter, encode_float, encode_quantized, store_key
 
 ProgressFunction = Callable[[int, int, str], None]
@@ -129,27 +129,36 @@ def _encode_unit(model: FloatModel, plan: Plan, unit: Unit, pool: ThreadPoolExec
 def _submit_chunks(
     values: npt.NDArray[Any], weight: WeightInfo, assignment: Assignment, pool: ThreadPoolExecutor
 ) -> list[Future[QuantizedTensor]]:
-    """Start quantizing a matrix, a few rows at a time; rows do not influence one another."""
+    """Start quantizing a matrix, a few rows or tables at a time, which do not influence one another."""
     matrix = values.T if weight.input_axis == 0 else values
     outputs, inputs = matrix.shape
+    scheme = assignment.scheme
     chunks = max(1, -(-outputs * inputs // CHUNK))
     rows = max(1, -(-outputs // chunks))
-    method = METHODS[assignment.method]
+    if scheme.codebook == "palette":
+        together = scheme.palette_rows or outputs
+        rows = -(-rows // together) * together
+    method = function_for(assignment.method, scheme)
 
     def work(start: int) -> QuantizedTensor:
-        return method(to_float32(matrix[start : start + rows]), assignment.scheme, weight.name)
+        return method(to_float32(matrix[start : start + rows]), scheme, weight.name)
 
     return [pool.submit(work, start) for start in range(0, outputs, rows)]
 
 
 def _encode_parts(name: str, parts: list[QuantizedTensor]) -> EncodedTensor:
     """Put the rows of a matrix together again."""
+    scheme = parts[0].scheme
     zero_points = [part.zero_points for part in parts if part.zero_points is not None]
+    tables = [part.codebook for part in parts if part.codebook is not None]
+    if scheme.palette_rows is None:
+        tables = tables[:1]  # one table, the same in every part
     tensor = QuantizedTensor(
-        scheme=parts[0].scheme,
+        scheme=scheme,
         codes=np.concatenate([part.codes for part in parts]),
         scales=np.concatenate([part.scales for part in parts]),
         zero_points=np.concatenate(zero_points) if zero_points else None,
+        codebook=np.concatenate(tables) if tables else None,
     )
     return encode_quantized(name, tensor)
 

@@ -28,10 +28,13 @@ def encode_quantized(name: str, tensor: QuantizedTensor) -> EncodedTensor:
     bits = tensor.scheme.bits
     arrays: dict[str, npt.NDArray[Any]] = {
         f"{name}.codes": pack_rows(tensor.codes, bits),
-        f"{name}.scales": np.ascontiguousarray(tensor.scales, dtype=np.float32),
     }
+    if tensor.scheme.has_scales:
+        arrays[f"{name}.scales"] = np.ascontiguousarray(tensor.scales, dtype=np.float32)
     if tensor.zero_points is not None:
         arrays[f"{name}.zero_points"] = pack_rows(tensor.zero_points, bits)
+    if tensor.codebook is not None:
+        arrays[f"{name}.codebook"] = np.ascontiguousarray(tensor.codebook, dtype=np.float32)
     size = sum(array.nbytes for array in arrays.values())
     record = TensorRecord(shape=tensor.shape, bytes=size, scheme=tensor.scheme, digest=tensor_digest(name, tensor))
     return EncodedTensor(arrays=arrays, record=record)
@@ -49,8 +52,9 @@ def decode_quantized(
     codes: npt.NDArray[np.uint8],
     scales: npt.NDArray[np.float32],
     zero_points: npt.NDArray[np.uint8] | None,
+    codebook: npt.NDArray[np.float32] | None = None,
 ) -> QuantizedTensor:
-    """Unpack what `encode_quantized` packed."""
+    """Unpack what `encode_quantized` packed; the scales of a palette are ones `[out, 1]`."""
     _, inputs = shape
     groups = scheme.groups(inputs)
     return QuantizedTensor(
@@ -58,4 +62,5 @@ def decode_quantized(
         codes=np.ascontiguousarray(unpack_rows(codes, scheme.bits, inputs)),
         scales=scales,
         zero_points=None if zero_points is None else unpack_rows(zero_points, scheme.bits, groups),
+        codebook=codebook,
     )

@@ -6,8 +6,8 @@
     partial.jsonl                     while it is being written: the key, then one finished block per line
 
 A quantized weight `w` is `w.codes` (packed along the inputs, uint8 [out, ceil(in * bits / 8)]), `w.scales` (float32
-[out, groups]) and, unless symmetric, `w.zero_points` (packed, uint8 [out, ceil(groups * bits / 8)]). Other weights keep
-their name.
+[out, groups], not for palettes) and, unless symmetric, `w.zero_points` (packed, uint8 [out, ceil(groups * bits / 8)]).
+With a codebook there is also `w.codebook` (float32 [tables, 2**bits]). Other weights keep their name.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ REMEDY = "Delete the store and quantize again."
 
 @dataclass(frozen=True, kw_only=True)
 class TensorRecord:
-    """One stored weight. shape: `[out, in]` where `scheme` is given, else the module's own. bytes: of codes, scales and
-    zero points, or of the values. dtype: of a weight that is not quantized. digest: of one that is."""
+    """One stored weight. shape: `[out, in]` where `scheme` is given, else the module's own. bytes: of codes, scales, zero
+    points and codebook, or of the values. dtype: of a weight that is not quantized. digest: of one that is."""
 
     shape: tuple[int, ...]
     bytes: int

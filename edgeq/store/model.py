@@ -75,7 +75,7 @@ class QuantizedModel:
 
     @property
     def weights_bytes(self) -> int:
-        """Codes, scales, zero points and what stayed float."""
+        """Codes, scales, zero points, codebooks and what stayed float."""
         return sum(self._record(name).bytes for name in self._blocks)
 
     @property
@@ -115,12 +115,22 @@ class QuantizedModel:
         """A quantized weight as it lies on disk: codes uint8 `[out, ceil(in * bits / 8)]`, scales `[out, groups]` and
         zero points uint8 `[out, ceil(groups * bits / 8)]` or None; bits are filled from the lowest on.
 
+        The scales of a palette, which has none, are ones `[out, 1]`. Raises CorruptInputError for a damaged block.
+        """
+        stored = self.info.tied.get(name, name)
+        scheme = self.quantization(stored)
+        zero_points = None if scheme.symmetric else self._array(stored, ".zero_points")
+        codes = self._array(stored, ".codes")
+        scales = self._array(stored, ".scales") if scheme.has_scales else np.ones((len(codes), 1), np.float32)
+        return codes, scales, zero_points
+
+    def codebook(self, name: str) -> npt.NDArray[np.float32] | None:
+        """The tables of a quantized weight, float32 `[tables, 2**bits]`, or None where its levels are equally spaced.
+
         Raises CorruptInputError for a damaged block.
         """
         stored = self.info.tied.get(name, name)
-        symmetric = self.quantization(stored).symmetric
-        zero_points = None if symmetric else self._array(stored, ".zero_points")
-        return self._array(stored, ".codes"), self._array(stored, ".scales"), zero_points
+        return None if self.quantization(stored).codebook is None else self._array(stored, ".codebook")
 
     def quantization(self, name: str) -> Scheme:
         """The grid of a weight that is known to be quantized."""
@@ -130,7 +140,7 @@ class QuantizedModel:
         return scheme
 
     def quantized(self, name: str) -> QuantizedTensor:
-        """Codes `[out, in]`, scales and zero points of a quantized weight.
+        """Codes `[out, in]`, scales, zero points and codebook of a quantized weight.
 
         Raises CorruptInputError for a damaged block.
         """
@@ -138,7 +148,7 @@ class QuantizedModel:
         scheme, shape, packed = self.quantization(stored), self._record(stored).shape, self.packed(stored)
         try:
             outputs, inputs = shape
-            tensor = decode_quantized(scheme, (outputs, inputs), *packed)
+            tensor = decode_quantized(scheme, (outputs, inputs), *packed, self.codebook(stored))
         except (ValueError, InternalError):
             tensor = None
         if tensor is None or tensor.shape != shape:

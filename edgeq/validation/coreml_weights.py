@@ -45,10 +45,10 @@ class CoremlWeights:
         Raises CorruptInputError where it is missing, differs between functions, or does not fit its bytes.
         """
         name, _, argument = reference.rpartition(".")
-        found = [constants[name].inputs.get(argument) for constants in self._functions if name in constants]
+        found: list[Any] = [constants[name].inputs.get(argument) for constants in self._functions if name in constants]
         if len(found) != len(self._functions) or not found or any(item != found[0] for item in found):
             raise _corrupt(f"its functions do not all hold {reference!r}, and the same")
-        bindings = found[0].arguments if found[0] is not None else ()
+        bindings: Any = () if found[0] is None else found[0].arguments
         if len(bindings) != 1 or not bindings[0].HasField("value"):
             raise _corrupt(f"{reference!r} is not a constant")
         return self._value(reference, bindings[0].value)
@@ -62,7 +62,7 @@ class CoremlWeights:
         except (ValueError, EdgeqError) as error:
             raise _corrupt(f"{entry.codes} does not hold a tensor {entry.shape} ({error})") from error
 
-    def _value(self, reference: str, value: Any) -> Array:
+    def _value(self, reference: str, value: Any) -> Array:  # noqa: ANN401 - protobuf has no types
         shape = tuple(dimension.constant.size for dimension in value.type.tensorType.dimensions)
         count = math.prod(shape)
         if value.HasField("blobFileValue"):
@@ -73,11 +73,12 @@ class CoremlWeights:
         if raw.nbytes != -(-count * bits // 8):
             raise _corrupt(f"{reference} has {raw.nbytes} bytes for {count} numbers of {kind}")
         if kind not in _PACKED:
-            return raw.view(kind).reshape(shape)
-        fields = unpack_rows(raw[None], 4, count)[0].reshape(shape)
+            values: Array = raw.view(kind).reshape(shape)
+            return values
+        fields: Array = unpack_rows(raw[None], 4, count)[0].reshape(shape)
         return fields if kind == "uint4" else ((fields ^ 8).astype(np.int16) - 8).astype(np.int8)
 
-    def _blob(self, reference: str, blob: Any) -> tuple[str, npt.NDArray[np.uint8]]:
+    def _blob(self, reference: str, blob: Any) -> tuple[str, npt.NDArray[np.uint8]]:  # noqa: ANN401 - as above
         if not blob.fileName.startswith(_PREFIX):
             raise _corrupt(f"{reference} is in {blob.fileName!r}")
         path = contained(self._directory, blob.fileName.removeprefix(_PREFIX))

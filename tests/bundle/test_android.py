@@ -15,13 +15,14 @@ from edgeq.bundle.text import fill, installed_version, size_text, template
 from edgeq.core.artifact import FileEntry
 from edgeq.errors import InternalError, RuntimeUnavailableError
 from tests.bundle.samples import encoder_interface, generator_interface, staged_bundle
+from tests.bundle.sources import texts_in
 
 GOLDEN = Path(__file__).parent / "golden"
 KOTLIN = ("EdgeqBundle.kt", "EdgeqModel.kt")
 
 
 def texts(directory: Path) -> dict[str, str]:
-    return {path.name: path.read_text(encoding="utf-8") for path in (directory / "android").iterdir()}
+    return texts_in(directory / "android")
 
 
 @pytest.fixture

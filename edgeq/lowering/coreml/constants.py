@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from coremltools.converters.mil.mil import Builder as mb
-from coremltools.converters.mil.mil import types
+from coremltools.converters.mil.mil import Builder, types
 
 from edgeq.core.artifact import WeightLocation
 from edgeq.core.scheme import Scheme
@@ -39,9 +38,9 @@ class Constants:
         if zero_points is None:
             kind = types.nptype_from_builtin(types.int4 if bits == 4 else types.int8)
             data = (codes.astype(np.int16) - zero).astype(np.int8).astype(kind)
-            return mb.constexpr_blockwise_shift_scale(data=data, scale=scales, name=value)
+            return Builder.constexpr_blockwise_shift_scale(data=data, scale=scales, name=value)
         kind = types.nptype_from_builtin(types.uint4 if bits == 4 else types.uint8)
-        return mb.constexpr_blockwise_shift_scale(
+        return Builder.constexpr_blockwise_shift_scale(
             data=codes.astype(kind), scale=scales, offset=zero_points.astype(kind), name=value
         )
 
@@ -52,7 +51,7 @@ def check(name: str, scheme: Scheme, scales: npt.NDArray[np.float32], inputs: in
         exact = np.array_equal(scales.astype(np.float16).astype(np.float32), scales)
     if not exact:
         raise UnsupportedModelError(
-            f"{name} has scales in {scheme.scale_dtype} that float16, which Core ML computes in, does not hold exactly.",
+            f"{name} has scales in {scheme.scale_dtype} that are not exact in float16, which Core ML computes in.",
             remedy="Quantize for --format coreml: it rounds the scales to float16 before it chooses the codes.",
         )
     if compute_unit == "neural_engine" and scheme.groups(inputs) > 1:

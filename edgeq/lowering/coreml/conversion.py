@@ -28,9 +28,9 @@ SUMS = ("reduce_sum", "reduce_sum_square", "reduce_l2_norm")
 """They may exceed 65504 where their terms do not, so they are float32."""
 
 
-def convert(  # noqa: ANN201 - coremltools has no types
+def convert(
     module: nn.Module, examples: tuple[torch.Tensor, ...], longest: int | None, output: str, converters: Converters
-):
+) -> Any:  # noqa: ANN401 - coremltools has no types
     """The program of `module`, whose only function is `main` and whose result, float32, is called `output`.
 
     `longest`: the second axis of all inputs has a length of 1 to this; None: their shapes are those of the examples.
@@ -60,7 +60,8 @@ def _export(module: nn.Module, examples: tuple[torch.Tensor, ...], longest: int 
     try:
         with quiet_torch(), torch.no_grad():
             exported = torch.export.export(module.eval(), examples, dynamic_shapes=shapes, strict=False)
-            return exported.run_decompositions({})
+            decomposed: ExportedProgram = exported.run_decompositions({})
+            return decomposed
     except UnsupportedModelError:
         raise
     except Exception as error:  # torch.export has no common error type

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
-from coremltools.converters.mil.mil import Builder as mb
+from coremltools.converters.mil.mil import Builder
 
 from edgeq.lowering.coreml.constants import Constants, padded_inputs
 from edgeq.lowering.coreml.operators import NAMESPACE
@@ -61,25 +61,25 @@ class Converters:
         x, bias = context[node.inputs[0]], node.inputs[3]
         number: int = node.inputs[1]
         if padding := self._padding(number):
-            x = mb.pad(x=x, pad=[0, 0] * (x.rank - 1) + [0, padding], mode="constant", constant_val=0.0)
+            x = Builder.pad(x=x, pad=[0, 0] * (x.rank - 1) + [0, padding], mode="constant", constant_val=0.0)
         if bias is None:
-            result = mb.linear(x=x, weight=self._weight(number), name=node.name)
+            result = Builder.linear(x=x, weight=self._weight(number), name=node.name)
         elif context[bias].val is None:
-            product = mb.linear(x=x, weight=self._weight(number))
-            result = mb.add(x=product, y=context[bias], name=node.name)
+            product = Builder.linear(x=x, weight=self._weight(number))
+            result = Builder.add(x=product, y=context[bias], name=node.name)
         else:
-            result = mb.linear(x=x, weight=self._weight(number), bias=context[bias], name=node.name)
+            result = Builder.linear(x=x, weight=self._weight(number), bias=context[bias], name=node.name)
         context.add(result)
 
     def _embedding(self, context: Any, node: Any) -> None:  # noqa: ANN401
         number: int = node.inputs[1]
         width: int = node.inputs[2]
         ids = context[node.inputs[0]]
-        rows = mb.gather(x=self._weight(number), indices=ids, axis=0, validate_indices=False)
+        rows = Builder.gather(x=self._weight(number), indices=ids, axis=0, validate_indices=False)
         begin, end = [0] * rows.rank, [0] * (rows.rank - 1) + [width]
         masks = [True] * (rows.rank - 1) + [False]
         if self._padding(number):
-            rows = mb.slice_by_index(x=rows, begin=begin, end=end, end_mask=masks)
+            rows = Builder.slice_by_index(x=rows, begin=begin, end=end, end_mask=masks)
         context.add(rows, node.name)
 
     def _rms_norm(self, context: Any, node: Any) -> None:  # noqa: ANN401
@@ -87,18 +87,20 @@ class Converters:
         is divided with it: `x / sqrt(mean(x^2) + e) = y / sqrt(mean(y^2) + e / peak^2)`, `y = x / peak`."""
         x, weight, epsilon = context[node.inputs[0]], context[node.inputs[1]], float(node.inputs[2])
         axes = list(range(-weight.rank, 0))
-        peak = mb.maximum(x=mb.reduce_max(x=mb.abs(x=x), axes=axes, keep_dims=True), y=np.float32(TINIEST_PEAK))
-        scaled = mb.real_div(x=x, y=peak)
-        mean = mb.reduce_mean(x=mb.mul(x=scaled, y=scaled), axes=axes, keep_dims=True)
-        root = mb.real_div(x=np.float32(epsilon**0.5), y=peak)
-        inverse = mb.rsqrt(x=mb.add(x=mean, y=mb.mul(x=root, y=root)), epsilon=np.float32(1e-12))
-        context.add(mb.mul(x=mb.mul(x=scaled, y=inverse), y=weight, name=node.name))
+        peak = Builder.maximum(
+            x=Builder.reduce_max(x=Builder.abs(x=x), axes=axes, keep_dims=True), y=np.float32(TINIEST_PEAK)
+        )
+        scaled = Builder.real_div(x=x, y=peak)
+        mean = Builder.reduce_mean(x=Builder.mul(x=scaled, y=scaled), axes=axes, keep_dims=True)
+        root = Builder.real_div(x=np.float32(epsilon**0.5), y=peak)
+        inverse = Builder.rsqrt(x=Builder.add(x=mean, y=Builder.mul(x=root, y=root)), epsilon=np.float32(1e-12))
+        context.add(Builder.mul(x=Builder.mul(x=scaled, y=inverse), y=weight, name=node.name))
 
     def _update_cache(self, context: Any, node: Any) -> None:  # noqa: ANN401
         cache, new, position = (context[name] for name in node.inputs)
-        begin = mb.concat(values=[np.array([0, 0], np.int32), position, np.array([0], np.int32)], axis=0)
-        end = mb.add(x=begin, y=np.array(new.shape, np.int32))
-        context.add(mb.slice_update(x=cache, update=new, begin=begin, end=end, name=node.name))
+        begin = Builder.concat(values=[np.array([0, 0], np.int32), position, np.array([0], np.int32)], axis=0)
+        end = Builder.add(x=begin, y=np.array(new.shape, np.int32))
+        context.add(Builder.slice_update(x=cache, update=new, begin=begin, end=end, name=node.name))
 
     def _alias(self, context: Any, node: Any) -> None:  # noqa: ANN401
         context.add(context[node.inputs[0]], node.name)

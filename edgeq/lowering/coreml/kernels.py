@@ -1,4 +1,4 @@
-"""The model as torch modules that Core ML's converter reads: caches are buffers, masks are finite, shapes are static."""
+"""The model as torch modules that Core ML's converter reads: caches are buffers, and masks are finite."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Kernels(nn.Module):
         result: torch.Tensor = operators.embedding(ids, self._number(name), width)
         return result
 
-    def attention(
+    def attention(  # noqa: PLR0917 - as in Kernels of `stateful`
         self,
         call: AttentionCall,
         query: torch.Tensor,
@@ -67,9 +67,8 @@ class Kernels(nn.Module):
     ) -> torch.Tensor:
         """Heads that share a key are stacked, so that no key is repeated."""
         if self.cache_shapes:
-            key, value = (
-                self._updated(part, call.layer, new, inputs) for part, new in (("key", key), ("value", value))
-            )
+            key = self._updated("key", call.layer, key, inputs)
+            value = self._updated("value", call.layer, value, inputs)
         mask = self._mask(call, query.shape[2], inputs)
         _, heads, sequence, size = query.shape
         shared = key.shape[1]
@@ -136,7 +135,7 @@ class Model(Replay):
 
     def _compute(self, node: fx.Node, values: dict[fx.Node, Any], inputs: Mapping[str, torch.Tensor]) -> Any:  # noqa: ANN401
         if node.target is captured_operators.rms_norm:
-            x, weight, eps = fx.map_arg(node.args, lambda argument: values.get(argument))
+            x, weight, eps = (values[argument] if isinstance(argument, fx.Node) else argument for argument in node.args)
             return operators.rms_norm(x, weight, eps)
         return super()._compute(node, values, inputs)
 

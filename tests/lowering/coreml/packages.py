@@ -107,7 +107,7 @@ def tied_package(directory: Path, tensor: QuantizedTensor) -> tuple[Path, Entrie
     )
 
 
-def _package(
+def _package(  # noqa: PLR0917 - one caller each for a product and a table
     directory: Path,
     tensor: QuantizedTensor,
     unit: ComputeUnit,

@@ -1,4 +1,4 @@
-"""Quantized weights in a package: coremltools itself reads the same numbers back, and what cannot be held is refused."""
+"""Quantized weights in a package: coremltools reads the same numbers back, and what cannot be held is refused."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_scales_that_float16_does_not_hold_are_refused(tmp_path: Path) -> None:
 
 def test_the_neural_engine_runs_channels_but_no_blocks(tmp_path: Path) -> None:
     blocks, channels = (Scheme(bits=4, group_size=size, scale_dtype="float16") for size in (16, None))
-    with pytest.raises(UnsupportedModelError, match="Neural Engine.*one scale per output channel"):
+    with pytest.raises(UnsupportedModelError, match=r"Neural Engine.*one scale per output channel"):
         product_package(tmp_path / "blocks", random_tensor(blocks), unit="neural_engine")
     package, _ = product_package(tmp_path / "channels", random_tensor(channels), unit="neural_engine")
     assert package.is_dir()

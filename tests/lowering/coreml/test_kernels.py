@@ -62,5 +62,5 @@ def test_masks_are_finite_in_float16() -> None:
 
 
 def test_attention_in_pieces_has_no_state() -> None:
-    with pytest.raises(UnsupportedModelError, match="Layer 3.*--format onnx"):
+    with pytest.raises(UnsupportedModelError, match=r"Layer 3.*--format onnx"):
         kernels().append_cache(3, random(1), random(1), {})

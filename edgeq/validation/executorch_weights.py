@@ -1,0 +1,119 @@
+"""The weights digest of a `.pte`, from the bytes that XNNPACK and the embedding kernels read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.core.artifact import TABLE_SUFFIX, WeightLocation
+from edgeq.core.digest import tensor_digest, weights_digest
+from edgeq.core.scheme import Scheme
+from edgeq.core.tensor import QuantizedTensor
+from edgeq.errors import CorruptInputError, EdgeqError, RuntimeUnavailableError
+from edgeq.validation.onnx_weights import read_entries
+
+Array = npt.NDArray[Any]
+NAMED, CONSTANT = "named", "constant"
+
+
+class ExecuTorchWeights:
+    """The buffers of a `.pte` by their places. Raises CorruptInputError for what is none."""
+
+    def __init__(self, model_path: Path) -> None:
+        try:
+            from executorch.exir._serialize._program import deserialize_pte_binary
+        except ImportError as error:
+            raise RuntimeUnavailableError(
+                f"ExecuTorch cannot be imported ({error}).", remedy="Install it: pip install 'edgeq[executorch]'."
+            ) from error
+        try:
+            file = deserialize_pte_binary(model_path.read_bytes())
+        except Exception as error:  # flatbuffers raises whatever its bytes lead it to
+            raise _corrupt("it is not an ExecuTorch program") from error
+        self._constants = file.program.constant_buffer
+        self._named = file.named_data
+
+    def tensor(self, location: WeightLocation) -> QuantizedTensor:
+        """One weight as the store holds it."""
+        scheme = Scheme(
+            bits=location.bits,
+            group_size=location.group_size,
+            symmetric=location.symmetric,
+            scale_dtype=location.scale_dtype,
+        )
+        try:
+            return self._decode(location, scheme)
+        except (ValueError, IndexError, KeyError, AttributeError, EdgeqError) as error:
+            raise _corrupt(f"{location.codes} and {location.scales} do not hold a weight of {location.shape}") from error
+
+    def _decode(self, location: WeightLocation, scheme: Scheme) -> QuantizedTensor:
+        outputs, inputs = location.shape
+        groups = scheme.groups(inputs)
+        is_table = location.codes.startswith(CONSTANT)
+        codes = _codes(self._bytes(location.codes), scheme, is_table=is_table).reshape(outputs, inputs)
+        scale_bytes = self._bytes(location.scales)
+        if len(scale_bytes) == 2 * outputs * groups:
+            scales = (np.frombuffer(scale_bytes, np.uint16).astype(np.uint32) << 16).view(np.float32)
+        else:
+            scales = np.frombuffer(scale_bytes, np.float32)
+        scales = scales.reshape(outputs, groups)
+        zero_points = None
+        if location.zero_points is not None:
+            stored = self._bytes(location.zero_points)
+            zero_points = _table_zeros(stored) if is_table else _corrected_zeros(stored, scales)
+            zero_points = (zero_points.reshape(outputs, groups) + scheme.default_zero_point).astype(np.uint8)
+        return QuantizedTensor(scheme=scheme, codes=codes, scales=scales, zero_points=zero_points)
+
+    def _bytes(self, place: str) -> bytes:
+        kind, _, name = place.partition(":")
+        if kind == NAMED:
+            return bytes(self._named.buffers[self._named.pte_data[name].buffer_index])
+        if kind == CONSTANT and name.isdecimal():
+            return bytes(self._constants[int(name)].storage)
+        raise _corrupt(f"it has no place {place!r}")
+
+
+def artifact_digest(model_path: Path, weights: Mapping[str, Any]) -> str:
+    """The weights digest of what the file holds. A second copy of a weight must be equal to the first.
+
+    Raises CorruptInputError, RuntimeUnavailableError.
+    """
+    source = ExecuTorchWeights(model_path)
+    digests = {
+        name: tensor_digest(name.removesuffix(TABLE_SUFFIX), source.tensor(entry))
+        for name, entry in read_entries(weights).items()
+    }
+    for name, digest in digests.items():
+        if digest != digests.get(name.removesuffix(TABLE_SUFFIX)):
+            raise _corrupt(f"the two copies of {name.removesuffix(TABLE_SUFFIX)} differ")
+    return weights_digest((name, digest) for name, digest in digests.items() if not name.endswith(TABLE_SUFFIX))
+
+
+def _codes(stored: bytes, scheme: Scheme, *, is_table: bool) -> npt.NDArray[np.uint8]:
+    """XNNPACK keeps the first of two codes in a byte's lower half, the embedding kernel in the upper one."""
+    packed = np.frombuffer(stored, np.uint8)
+    if scheme.bits == 8:
+        return (packed.view(np.int8).astype(np.int16) + scheme.default_zero_point).astype(np.uint8)
+    halves = (packed >> 4, packed & 15) if is_table else (packed & 15, packed >> 4)
+    return np.stack(halves, axis=-1)
+
+
+def _table_zeros(stored: bytes) -> Array:
+    return np.frombuffer(stored, np.float32)
+
+
+def _corrected_zeros(stored: bytes, scales: npt.NDArray[np.float32]) -> Array:
+    """Zero points from the correction `-(scale * zero)`, with scales `[outputs, groups]`; they must be whole."""
+    correction = np.frombuffer(stored, np.float32).reshape(scales.shape)
+    zeros = np.rint(-correction / scales)
+    if not np.array_equal(-(scales * zeros), correction):
+        raise ValueError
+    return zeros
+
+
+def _corrupt(problem: str) -> CorruptInputError:
+    return CorruptInputError(f"The weights of model.pte cannot be read: {problem}.", remedy="Export the bundle again.")

@@ -1,0 +1,69 @@
+"""The doctor: what runs each format here, and what to do where nothing does."""
+
+from __future__ import annotations
+
+import platform
+from typing import get_args
+
+import pytest
+
+from edgeq import doctor
+from edgeq.core.target import Format
+from edgeq.doctor import Diagnosis, FormatSupport, examine
+from edgeq.errors import RuntimeUnavailableError
+from edgeq.runtimes import opening
+
+
+@pytest.fixture(autouse=True)
+def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runtimes that load, without loading them: that they do is for `runtime_tests`."""
+    monkeypatch.setattr(opening, "import_runtime", lambda format: f"1.2-{format}")
+
+
+def formats(diagnosis: Diagnosis) -> dict[Format, FormatSupport]:
+    return {support.name: support for support in diagnosis.formats}
+
+
+def test_every_format_has_a_row() -> None:
+    diagnosis = examine()
+    assert tuple(formats(diagnosis)) == get_args(Format)
+    assert all(support.usable for support in diagnosis.formats)
+    assert formats(diagnosis)["onnx"].detail == "onnxruntime 1.2-onnx"
+    assert formats(diagnosis)["executorch"].detail == "executorch 1.2-executorch"
+    assert diagnosis.missing == ()
+
+
+def test_core_ml_says_who_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "is_reference_executed", lambda format: format == "coreml")
+    elsewhere = formats(examine())["coreml"]
+    assert elsewhere.usable
+    assert "the reference interpreter runs it: drift is judged, memory is not" in elsewhere.detail
+    monkeypatch.setattr(opening, "is_reference_executed", lambda format: False)
+    monkeypatch.setattr(platform, "mac_ver", lambda: ("15.1", ("", "", ""), "arm64"))
+    assert formats(examine())["coreml"].detail == "Core ML of macOS 15.1, coremltools 1.2-coreml"
+
+
+def test_optional_packages_that_are_absent_are_no_defect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(doctor.EXTRAS, "executorch", ("executorch", "no-such-package"))
+    diagnosis = examine()
+    support = formats(diagnosis)["executorch"]
+    assert (support.usable, support.detail) == (False, "pip install 'edgeq[executorch]'")
+    assert diagnosis.missing == ()
+
+
+@pytest.mark.parametrize("broken", ["onnx", "executorch"])
+def test_installed_runtime_that_does_not_load_is_missing(monkeypatch: pytest.MonkeyPatch, broken: Format) -> None:
+    def load(format: Format) -> str:
+        if format == broken:
+            raise RuntimeUnavailableError("It cannot be imported (a library is gone).", remedy="Install it again.")
+        return "1.2"
+
+    monkeypatch.setattr(opening, "import_runtime", load)
+    diagnosis = examine()
+    assert [missing.name for missing in diagnosis.missing] == [broken]
+    assert diagnosis.missing[0].remedy == "It cannot be imported (a library is gone). Install it again."
+
+
+def test_missing_requirement_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "REQUIREMENTS", (("no-such-runtime", "this test"),))
+    assert [missing.remedy for missing in examine().missing] == ["pip install no-such-runtime"]
