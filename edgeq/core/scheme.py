@@ -20,7 +20,8 @@ class Scheme:
 
     `group_size` counts consecutive inputs that share a scale; None is one scale per output channel.
     Symmetric grids have the zero point 2**(bits-1) and use the full range, so the value of largest magnitude
-    in a group is stored as the code 0, that is -2**(bits-1).
+    in a group is stored as the code 0, that is -2**(bits-1); where that weight is positive its scale is negative, unless
+    `signed_scales` is off, as for kernels that refuse such scales.
 
     With a `codebook` codes are indices into a table of 2**bits values, exact in `scale_dtype`. There are no zero points:
     `symmetric` must be set. "nf4" has one table and scales as above. "palette" has a table for every `palette_rows`
@@ -33,6 +34,7 @@ class Scheme:
     scale_dtype: ScaleDtype = "float32"
     codebook: Codebook | None = None
     palette_rows: int | None = None
+    signed_scales: bool = True
 
     def __post_init__(self) -> None:
         if self.bits not in (*QUANTIZED_BITS, FLOAT_BITS):

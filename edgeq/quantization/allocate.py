@@ -93,6 +93,7 @@ def _default_scheme(recipe: Recipe, info: ModelInfo, weight: WeightInfo, grid: _
         group_size=group_size,
         symmetric=grid.symmetric if recipe.symmetric is None else recipe.symmetric,
         scale_dtype=grid.scale_dtype,
+        signed_scales="executorch" not in grid.formats,
     )
 
 

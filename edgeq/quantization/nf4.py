@@ -6,7 +6,6 @@ not quantized a second time.
 
 from __future__ import annotations
 
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,24 +17,21 @@ from edgeq.quantization.grid import FloatMatrix, group, limits, storable, torch_
 if TYPE_CHECKING:
     from torch import Tensor
 
-LAST_QUANTILE = 1 - (1 / 32 + 1 / 30) / 2
-"""Half a level from the end: the mean of 1 - 1/(2 * 16) and 1 - 1/(2 * 15), for the even and the odd side."""
-
-
-def normal_levels() -> tuple[float, ...]:
-    """The 16 levels of the paper, ascending from -1 to 1: eight quantiles up to 0 on one side, nine on the other."""
-    inverse = NormalDist().inv_cdf
-    negative = [inverse(1 - _between(step / 7)) for step in range(7)]
-    positive = [inverse(_between(step / 8)) for step in range(8)]
-    largest = inverse(LAST_QUANTILE)
-    return tuple(level / largest for level in (*negative, 0.0, *reversed(positive)))
+LEVELS = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+    -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+)  # fmt: skip
+"""Appendix E: normal quantiles, seven below 0 and eight above, divided by the largest. Computed anew they differ in the
+last bits with the arithmetic; kernels and checkpoints elsewhere hold exactly these."""
 
 
 def levels_in(dtype: ScaleDtype) -> Tensor:
     """The 16 levels as `dtype` holds them, float32."""
     import torch
 
-    return torch.tensor(normal_levels(), dtype=torch.float32).to(torch_dtype(dtype)).float()
+    return torch.tensor(LEVELS, dtype=torch.float32).to(torch_dtype(dtype)).float()
 
 
 def quantize_nf4(weights: FloatMatrix, scheme: Scheme, name: str) -> QuantizedTensor:
@@ -59,8 +55,3 @@ def quantize_nf4(weights: FloatMatrix, scheme: Scheme, name: str) -> QuantizedTe
         zero_points=None,
         codebook=levels[None].numpy(),
     )
-
-
-def _between(part: float) -> float:
-    """The quantile that lies `part` of the way from LAST_QUANTILE to the median."""
-    return LAST_QUANTILE + part * (0.5 - LAST_QUANTILE)

@@ -33,8 +33,9 @@ def fit_palettes(weights: FloatMatrix, scheme: Scheme, name: str) -> QuantizedTe
     outputs, inputs = weights.shape
     rows = min(scheme.palette_rows or outputs, outputs)
     whole = outputs - outputs % rows
-    parts = [weights[:whole].reshape(whole // rows, -1), weights[whole:].reshape(int(whole < outputs), -1)]
-    fitted = [_fit(part, scheme, name) for part in parts if len(part)]
+    fitted = [_fit(weights[:whole].reshape(-1, rows * inputs), scheme, name)]
+    if whole < outputs:
+        fitted.append(_fit(weights[whole:].reshape(1, -1), scheme, name))
     return QuantizedTensor(
         scheme=scheme,
         codes=np.concatenate([codes.reshape(-1, inputs) for _, codes in fitted]),

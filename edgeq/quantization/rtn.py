@@ -22,13 +22,17 @@ def round_to_nearest(weights: FloatMatrix, scheme: Scheme, name: str) -> Quantiz
 def min_max_grid(groups: Groups, low: Tensor, high: Tensor) -> Grid:
     """The narrowest grid that clips nothing.
 
-    With zero points it runs from `low` to `high`. Symmetric, the weight of largest magnitude sits on -levels / 2.
+    With zero points it runs from `low` to `high`. Symmetric, the weight of largest magnitude sits on -levels / 2,
+    but with positive scales alone on the side that it is on.
     """
     import torch
 
     scheme = groups.scheme
     if scheme.symmetric:
         half = scheme.levels // 2
+        if not scheme.signed_scales:
+            scale = storable(torch.maximum(high / (half - 1), -low / half), scheme.scale_dtype)
+            return Grid(scale=scale, zero=torch.full_like(scale, half))
         scale = storable(torch.maximum(high, -low) / half, scheme.scale_dtype)
         return Grid(scale=scale, zero=torch.where(-low >= high, float(half), half - 1.0))
     scale = storable((high - low) / groups.top, scheme.scale_dtype)

@@ -84,7 +84,8 @@ def _candidates(groups: Groups, middle: Tensor) -> tuple[tuple[float, ...], Tens
     shrinks = SHRINKS[groups.scheme.bits]
     if groups.scheme.symmetric:
         half = groups.scheme.levels / 2
-        orientations = torch.tensor([half, half - 1]).repeat(len(shrinks))
+        windows = [half, half - 1] if groups.scheme.signed_scales else [half]
+        orientations = torch.tensor(windows).repeat(len(shrinks))
         return shrinks, orientations[:, None].expand(-1, len(middle))
     zeros = groups.top / 2 - middle / torch.tensor(shrinks)[:, None]
     return shrinks, zeros.round_().clamp_(0.0, groups.top)

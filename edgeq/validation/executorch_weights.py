@@ -48,7 +48,7 @@ class ExecuTorchWeights:
         try:
             return self._decode(location, scheme)
         except (ValueError, IndexError, KeyError, AttributeError, EdgeqError) as error:
-            raise _corrupt(f"{location.codes} and {location.scales} do not hold a weight of {location.shape}") from error
+            raise _corrupt(f"{location.codes} does not hold a weight of {location.shape}") from error
 
     def _decode(self, location: WeightLocation, scheme: Scheme) -> QuantizedTensor:
         outputs, inputs = location.shape

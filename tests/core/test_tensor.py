@@ -22,16 +22,25 @@ def test_dequantize_is_the_formula(tensor: QuantizedTensor) -> None:
     weights = tensor.dequantize()
     assert weights.dtype == np.float32
     for (o, i), code in np.ndenumerate(tensor.codes):
-        zero = tensor.scheme.default_zero_point if tensor.zero_points is None else tensor.zero_points[o, i // size]
-        assert weights[o, i] == tensor.scales[o, i // size] * (int(code) - int(zero))
+        if tensor.codebook is not None:
+            level = tensor.codebook[o // (tensor.scheme.palette_rows or tensor.shape[0]), code]
+        else:
+            zero = tensor.scheme.default_zero_point if tensor.zero_points is None else tensor.zero_points[o, i // size]
+            level = np.float32(int(code) - int(zero))
+        assert weights[o, i] == tensor.scales[o, i // size] * level
 
 
 @given(tensors())
 def test_the_store_keeps_every_bit(tensor: QuantizedTensor) -> None:
     encoded = encode_quantized("w", tensor)
-    zero_points = encoded.arrays.get("w.zero_points")
+    assert ("w.scales" in encoded.arrays) == tensor.scheme.has_scales
     back = decode_quantized(
-        tensor.scheme, tensor.shape, encoded.arrays["w.codes"], encoded.arrays["w.scales"], zero_points
+        tensor.scheme,
+        tensor.shape,
+        encoded.arrays["w.codes"],
+        encoded.arrays.get("w.scales", np.ones((tensor.shape[0], 1), np.float32)),
+        encoded.arrays.get("w.zero_points"),
+        encoded.arrays.get("w.codebook"),
     )
     assert tensor_digest("w", back) == tensor_digest("w", tensor) == encoded.record.digest
     np.testing.assert_array_equal(back.dequantize(), tensor.dequantize())
@@ -41,7 +50,7 @@ def test_the_store_keeps_every_bit(tensor: QuantizedTensor) -> None:
 def test_the_digest_sees_every_part(tensor: QuantizedTensor) -> None:
     digest = tensor_digest("w", tensor)
     changed = [tensor_digest("v", tensor)]
-    for field in ("codes", "scales", "zero_points"):
+    for field in ("codes", "scales", "zero_points", "codebook"):
         if (values := getattr(tensor, field)) is not None:
             other = values.copy()
             other.flat[-1] = (other.flat[-1] + 1) % 16
@@ -74,3 +83,40 @@ def test_shapes_that_do_not_fit_are_a_defect() -> None:
             QuantizedTensor(scheme=scheme, codes=codes, scales=bad_scales, zero_points=bad_zeros)
     with pytest.raises(InternalError):
         QuantizedTensor(scheme=Scheme(bits=4, symmetric=True), codes=codes, scales=scales, zero_points=zero_points)
+
+
+def test_a_codebook_that_does_not_fit_is_a_defect() -> None:
+    scheme = Scheme(bits=4, group_size=None, symmetric=True, codebook="palette", palette_rows=2)
+    fitting = QuantizedTensor(
+        scheme=scheme,
+        codes=np.zeros((3, 8), np.uint8),
+        scales=np.ones((3, 1), np.float32),
+        zero_points=None,
+        codebook=np.zeros((2, 16), np.float32),
+    )
+    for codebook in (None, np.zeros((1, 16), np.float32), np.zeros((2, 8), np.float32)):
+        with pytest.raises(InternalError, match="codebook"):
+            dataclasses.replace(fitting, codebook=codebook)
+    with pytest.raises(InternalError, match="codebook"):
+        dataclasses.replace(fitting, scheme=Scheme(bits=4, group_size=None, symmetric=True))
+
+
+def test_digests_are_those_of_earlier_versions() -> None:
+    codes = (np.arange(80, dtype=np.uint8) % 16).reshape(2, 40)
+    scales = np.array([[0.5, -2.0], [1.0, 0.25]], np.float32)
+    zero_points = np.array([[1, 2], [3, 4]], np.uint8)
+    tensor = QuantizedTensor(scheme=Scheme(bits=4), codes=codes, scales=scales, zero_points=zero_points)
+    assert tensor_digest("w", tensor) == "452aa6e0d473e9470e681dfb8a95163f620c55832a4b08f47b78fb97a835bd9c"
+
+
+def test_the_digest_sees_which_codebook_it_is() -> None:
+    scheme = Scheme(bits=4, group_size=None, symmetric=True, codebook="palette")
+    palette = QuantizedTensor(
+        scheme=scheme,
+        codes=np.zeros((2, 8), np.uint8),
+        scales=np.ones((2, 1), np.float32),
+        zero_points=None,
+        codebook=np.zeros((1, 16), np.float32),
+    )
+    schemes = (scheme, dataclasses.replace(scheme, codebook="nf4"), dataclasses.replace(scheme, palette_rows=2))
+    assert len({tensor_digest("w", dataclasses.replace(palette, scheme=other)) for other in schemes}) == 3

@@ -121,9 +121,9 @@ def test_the_demo_model_stays_under_its_budget() -> None:
 
 def test_executorch_takes_symmetric_groups_and_channels_with_short_scales(model: FakeModel) -> None:
     plan = allocate(model, Recipe(), target(), ("onnx", "executorch"))
-    four = Scheme(bits=4, group_size=32, symmetric=True, scale_dtype="bfloat16")
+    four = Scheme(bits=4, group_size=32, symmetric=True, scale_dtype="bfloat16", signed_scales=False)
     assert plan.assignments[UP].scheme == plan.assignments[DOWN].scheme == four
-    eight = Scheme(bits=8, group_size=None, symmetric=True, scale_dtype="bfloat16")
+    eight = Scheme(bits=8, group_size=None, symmetric=True, scale_dtype="bfloat16", signed_scales=False)
     assert plan.assignments["embed.weight"].scheme == eight
 
 

@@ -9,10 +9,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from edgeq.core.scheme import Scheme
+from edgeq.core.scheme import Codebook, Scheme
 from edgeq.core.tensor import QuantizedTensor
-from edgeq.errors import CorruptInputError, UnknownNameError
-from edgeq.quantization.methods import METHODS, resolve_method
+from edgeq.errors import CorruptInputError, UnknownNameError, UsageError
+from edgeq.quantization.methods import CODEBOOKS, METHODS, function_for, resolve_method
 from tests.oracles import grid_search, rtn
 
 Matrix = npt.NDArray[np.float32]
@@ -23,7 +23,7 @@ SCHEMES = [
     for symmetric in (False, True)
 ]
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=Scheme.label)
-every_method = pytest.mark.parametrize("method", METHODS)
+every_method = pytest.mark.parametrize("method", [name for name in METHODS if name not in CODEBOOKS])
 
 
 @pytest.fixture(autouse=True)
@@ -228,8 +228,8 @@ def test_weights_that_are_no_weights_are_refused(method: str, scheme: Scheme, ba
 def test_the_input_is_left_alone() -> None:
     weights = gaussian(inputs=128)
     weights.flags.writeable = False
-    for method in METHODS.values():
-        method(weights, Scheme(bits=4), "w")
+    for name in ("rtn", "mse"):
+        METHODS[name](weights, Scheme(bits=4), "w")
     np.testing.assert_array_equal(weights, gaussian(inputs=128))
 
 
@@ -246,3 +246,23 @@ def test_an_unknown_method_is_told(name: str, hint: str) -> None:
     with pytest.raises(UnknownNameError) as caught:
         resolve_method(name)
     assert hint in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("method", "codebook", "remedy"),
+    [("nf4", None, 'codebook="nf4"'), ("palette", "nf4", '"nf4"'), ("mse", "palette", '"palette"')],
+)
+def test_a_method_that_does_not_make_the_scheme_is_refused(
+    method: str, codebook: Codebook | None, remedy: str
+) -> None:
+    scheme = Scheme(bits=4, group_size=None, symmetric=True, codebook=codebook)
+    with pytest.raises(UsageError, match=method) as caught:
+        function_for(method, scheme)
+    assert remedy in caught.value.remedy
+
+
+def test_a_method_is_found_for_its_schemes() -> None:
+    assert function_for("mse", Scheme(bits=8)) is METHODS["mse"]
+    for name, codebook in CODEBOOKS.items():
+        scheme = Scheme(bits=4, group_size=None, symmetric=True, codebook=codebook)
+        assert function_for(name, scheme) is METHODS[name]

@@ -46,7 +46,7 @@ def float32(model: FakeModel, name: str) -> np.ndarray[tuple[int, ...], np.dtype
 # -- what is stored ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["rtn", "mse"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_linears_hold_what_the_method_gave(tmp_path: Path, method: str, dtype: str) -> None:
     model = fake_model(tmp_path / "model", dtype=dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from edgeq.core.target import ComputeUnit
 from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import UnsupportedModelError
 
-FLOAT16_MAX = 65504.0
+TABLE_SUFFIX = "_table"
 
 
 class Constants:
@@ -30,31 +31,33 @@ class Constants:
 
         Raises UnsupportedModelError where Core ML cannot hold the scheme, or the compute unit cannot run it.
         """
-        check(name, tensor.scheme, tensor.scales, tensor.shape[1], self.compute_unit)
+        check(name, tensor, self.compute_unit)
         value = self.names.setdefault(name, f"edgeq_{len(self.names)}")
         self.locations[name] = _location(value, tensor)
-        codes, scales, zero_points = _padded(tensor)
+        if tensor.codebook is not None:
+            return _with_table(value, tensor, tensor.codebook)
         bits, zero = tensor.scheme.bits, tensor.scheme.default_zero_point
-        if zero_points is None:
+        codes = _padded(tensor)
+        if tensor.zero_points is None:
             kind = types.nptype_from_builtin(types.int4 if bits == 4 else types.int8)
             data = (codes.astype(np.int16) - zero).astype(np.int8).astype(kind)
-            return Builder.constexpr_blockwise_shift_scale(data=data, scale=scales, name=value)
-        kind = types.nptype_from_builtin(types.uint4 if bits == 4 else types.uint8)
+            return Builder.constexpr_blockwise_shift_scale(data=data, scale=tensor.scales, name=value)
+        kind = _unsigned(bits)
         return Builder.constexpr_blockwise_shift_scale(
-            data=codes.astype(kind), scale=scales, offset=zero_points.astype(kind), name=value
+            data=codes.astype(kind), scale=tensor.scales, offset=tensor.zero_points.astype(kind), name=value
         )
 
 
-def check(name: str, scheme: Scheme, scales: npt.NDArray[np.float32], inputs: int, compute_unit: ComputeUnit) -> None:
+def check(name: str, tensor: QuantizedTensor, compute_unit: ComputeUnit) -> None:
     """Raises UnsupportedModelError for scales that float16 does not hold, and blocks that the unit does not run."""
-    with np.errstate(over="ignore"):
-        exact = np.array_equal(scales.astype(np.float16).astype(np.float32), scales)
-    if not exact:
+    scheme = tensor.scheme
+    values = [tensor.scales] if tensor.codebook is None else [tensor.scales, tensor.codebook]
+    if not all(_is_exact(value) for value in values):
         raise UnsupportedModelError(
             f"{name} has scales in {scheme.scale_dtype} that are not exact in float16, which Core ML computes in.",
             remedy="Quantize for --format coreml: it rounds the scales to float16 before it chooses the codes.",
         )
-    if compute_unit == "neural_engine" and scheme.groups(inputs) > 1:
+    if compute_unit == "neural_engine" and scheme.groups(tensor.shape[1]) > 1:
         raise UnsupportedModelError(
             f"{name} is {scheme.label()}, but the Neural Engine does not run blocks within a row.",
             remedy="Use one scale per output channel or a palette, or a target whose compute unit is the GPU.",
@@ -66,23 +69,51 @@ def padded_inputs(scheme: Scheme, inputs: int) -> int:
     return inputs if scheme.group_size is None else scheme.groups(inputs) * scheme.group_size
 
 
-def _padded(
-    tensor: QuantizedTensor,
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32], npt.NDArray[np.uint8] | None]:
+def table_rows(scheme: Scheme, outputs: int) -> int:
+    """Rows that share a stored table. It must divide them all, so where a palette's rows do not, tables repeat."""
+    return gcd(scheme.palette_rows or outputs, outputs)
+
+
+def _with_table(value: str, tensor: QuantizedTensor, codebook: npt.NDArray[np.float32]) -> Any:  # noqa: ANN401 - as above
+    """Indices into tables, and for NormalFloat scales over those."""
+    scheme, outputs = tensor.scheme, tensor.shape[0]
+    rows = table_rows(scheme, outputs)
+    first_rows = np.arange(0, outputs, rows)
+    tables = codebook[first_rows // (scheme.palette_rows or outputs)]
+    dense = Builder.constexpr_lut_to_dense(
+        indices=_padded(tensor).astype(_unsigned(scheme.bits)),
+        lut=tables[:, None, :, None],
+        name=value + TABLE_SUFFIX if scheme.has_scales else value,
+    )
+    if not scheme.has_scales:
+        return dense
+    return Builder.constexpr_blockwise_shift_scale(data=dense, scale=tensor.scales, name=value)
+
+
+def _is_exact(values: npt.NDArray[np.float32]) -> bool:
+    with np.errstate(over="ignore"):
+        return np.array_equal(values.astype(np.float16).astype(np.float32), values)
+
+
+def _unsigned(bits: int) -> Any:  # noqa: ANN401 - coremltools has no types
+    return types.nptype_from_builtin(types.uint4 if bits == 4 else types.uint8)
+
+
+def _padded(tensor: QuantizedTensor) -> npt.NDArray[np.uint8]:
     inputs = tensor.shape[1]
-    padding = padded_inputs(tensor.scheme, inputs) - inputs
-    return np.pad(tensor.codes, ((0, 0), (0, padding))), tensor.scales, tensor.zero_points
+    return np.pad(tensor.codes, ((0, 0), (0, padded_inputs(tensor.scheme, inputs) - inputs)))
 
 
 def _location(value: str, tensor: QuantizedTensor) -> WeightLocation:
     scheme = tensor.scheme
+    table = value + TABLE_SUFFIX if scheme.has_scales else value
     return WeightLocation(
         bits=scheme.bits,
         group_size=scheme.group_size,
         symmetric=scheme.symmetric,
         scale_dtype=scheme.scale_dtype,
         shape=tensor.shape,
-        codes=f"{value}.data",
+        codes=f"{value}.data" if scheme.codebook is None else f"{table}.indices",
         scales=f"{value}.scale",
         zero_points=None if scheme.symmetric else f"{value}.offset",
         rows=(0, tensor.shape[0]),

@@ -14,7 +14,7 @@ from coremltools.converters.mil.backend.mil.load import load as to_proto
 from coremltools.converters.mil.mil import Function, Program
 
 from edgeq.files import output_errors, write_bytes_atomic
-from edgeq.lowering.coreml.constants import Constants
+from edgeq.lowering.coreml.constants import TABLE_SUFFIX, Constants
 
 PACKAGE = "model.mlpackage"
 _DATA = "Data/com.apple.CoreML"
@@ -55,7 +55,8 @@ def write_package(program: Any, directory: Path) -> None:  # noqa: ANN401 - core
 
 
 def _restore_names(function: Function, constants: Constants) -> None:
-    expected = {f"{name}{suffix}": name for name in constants.names.values() for suffix in ("", "_cast_fp16")}
+    promised = [f"{name}{suffix}" for name in constants.names.values() for suffix in ("", TABLE_SUFFIX)]
+    expected = {f"{name}{suffix}": name for name in promised for suffix in ("", "_cast_fp16")}
     for operation in function.operations:
         name = expected.get(operation.name)
         if operation.op_type.startswith("constexpr_") and name is not None:

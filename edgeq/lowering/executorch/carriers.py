@@ -31,6 +31,8 @@ def check_linear(name: str, tensor: QuantizedTensor) -> None:
         problem = f"groups of {group_size}: only multiples of {GROUP_MULTIPLE}"
     elif scheme.bits < 8 and not np.array_equal(_bfloat16(tensor.scales), tensor.scales):
         problem = "scales that are not exact in bfloat16, to which its kernels round them"
+    elif not (tensor.scales > 0).all():
+        problem = "scales that are not positive"
     if problem:
         raise UnsupportedModelError(f"XNNPACK cannot hold {name}: {problem}.", remedy=REMEDY)
 

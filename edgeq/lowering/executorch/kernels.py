@@ -98,7 +98,11 @@ class ExecuTorchKernels(nn.Module):
         )
 
     def _updated(
-        self, layer: int, keys: torch.Tensor, values: torch.Tensor, start: Any  # noqa: ANN401 - a symbolic integer
+        self,
+        layer: int,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        start: Any,  # noqa: ANN401 - a symbolic integer
     ) -> tuple[torch.Tensor, torch.Tensor]:
         caches = []
         for part, new in (("key", keys), ("value", values)):
@@ -124,7 +128,7 @@ def _encoder_attention(
     return _attend(call, query, keys, values, allowed, None)
 
 
-def _attend(
+def _attend(  # noqa: PLR0917 - what attention is made of
     call: AttentionCall,
     query: torch.Tensor,
     keys: torch.Tensor,

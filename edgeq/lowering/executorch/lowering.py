@@ -169,7 +169,7 @@ def _refuse_dense(captured: CapturedModel, store: QuantizedModel) -> None:
 
 def _check_installed() -> None:
     try:
-        import executorch.exir
+        import executorch.exir  # noqa: F401
         import torchao  # noqa: F401
     except ImportError as error:
         raise RuntimeUnavailableError(

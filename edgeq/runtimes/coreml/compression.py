@@ -45,7 +45,7 @@ def _affine(quantized_data: Tensor, zero_point: Tensor, scale: Tensor, *, axis: 
     return (quantized_data.float() - offset) * factor
 
 
-def _cast(source_val: Tensor, *, output_dtype: str) -> Tensor:  # noqa: ARG001 - float32 is all there is
+def _cast(source_val: Tensor, *, output_dtype: str) -> Tensor:
     return source_val.float()
 
 

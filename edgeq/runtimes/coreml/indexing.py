@@ -83,7 +83,7 @@ def _gather(x: Tensor, indices: Tensor, *, axis: int, batch_dims: int = 0, valid
     place = axis % x.dim()
     if not batch_dims:
         picked = x.index_select(place, indices.reshape(-1).int())
-        return picked.reshape(*x.shape[:place], *indices.shape, *x.shape[place + 1 :])
+        return picked.reshape((*x.shape[:place], *indices.shape, *x.shape[place + 1 :]))
     rows = zip(x.flatten(0, batch_dims - 1), indices.flatten(0, batch_dims - 1), strict=True)
     picked = torch.stack([_gather(row, index, axis=place - batch_dims) for row, index in rows])
     return picked.reshape(*x.shape[:batch_dims], *picked.shape[1:])
@@ -100,7 +100,7 @@ def _gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0, validate_indi
         return picked.reshape(*x.shape[:batch_dims], *picked.shape[1:])
     depth = indices.shape[-1]
     flat = x.reshape(-1, *x.shape[depth:]).index_select(0, _linear_index(indices, x.shape[:depth]).reshape(-1))
-    return flat.reshape(*indices.shape[:-1], *x.shape[depth:])
+    return flat.reshape((*indices.shape[:-1], *x.shape[depth:]))
 
 
 def _linear_index(indices: Tensor, shape: Sequence[int]) -> Tensor:
@@ -134,9 +134,7 @@ def _scatter(
     return _scatter_along_axis(data, column.expand(updates.shape), updates, axis=place, mode=mode)
 
 
-def _scatter_nd(
-    data: Tensor, indices: Tensor, updates: Tensor, *, mode: str, validate_indices: bool = False
-) -> Tensor:
+def _scatter_nd(data: Tensor, indices: Tensor, updates: Tensor, *, mode: str, validate_indices: bool = False) -> Tensor:
     depth = indices.shape[-1]
     rows = _linear_index(indices, data.shape[:depth]).reshape(-1)
     flat = data.reshape(math.prod(data.shape[:depth]), -1)

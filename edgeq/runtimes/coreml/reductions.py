@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
@@ -45,7 +44,7 @@ def _product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
 
 
 def _index_of(function: Callable[..., Tensor]) -> Operator:
-    def run(x: Tensor, *, axis: int, keep_dims: bool, output_dtype: str = "int32") -> Tensor:  # noqa: ARG001
+    def run(x: Tensor, *, axis: int, keep_dims: bool, output_dtype: str = "int32") -> Tensor:
         return function(x, axis, keepdim=keep_dims)
 
     return on("x", run)
@@ -64,8 +63,15 @@ def _argsort(x: Tensor, *, axis: int, ascending: bool) -> Tensor:
 
 
 def _topk(
-    x: Tensor, *, k: int, axis: int, ascending: bool, sort: bool = True, return_indices: bool = True, **_dtype: Any
-) -> Any:  # noqa: ANN401 - one tensor, or two
+    x: Tensor,
+    *,
+    k: int,
+    axis: int,
+    ascending: bool,
+    sort: bool = True,
+    return_indices: bool = True,
+    output_indices_dtype: str = "int32",
+) -> Tensor | tuple[Tensor, Tensor]:
     found = torch.topk(x, x.shape[axis] if k == -1 else k, dim=axis, largest=not ascending, sorted=sort)
     return (found.values, found.indices) if return_indices else found.values
 

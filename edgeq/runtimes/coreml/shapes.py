@@ -122,9 +122,7 @@ def _band_part(x: Tensor, *, lower: int, upper: int) -> Tensor:
     return torch.where(inside, x, torch.zeros_like(x))
 
 
-def _one_hot(
-    indices: Tensor, *, one_hot_vector_size: int, axis: int, on_value: float, off_value: float
-) -> Tensor:
+def _one_hot(indices: Tensor, *, one_hot_vector_size: int, axis: int, on_value: float, off_value: float) -> Tensor:
     chosen = indices.unsqueeze(-1) == torch.arange(one_hot_vector_size)
     return torch.where(chosen, on_value, off_value).movedim(-1, axis)
 

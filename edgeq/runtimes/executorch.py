@@ -1,0 +1,154 @@
+"""ExecuTorch's own runtime: a language model whose cache lives in the program, and a sentence encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeq.core.artifact import Interface
+from edgeq.errors import CorruptInputError, RuntimeUnavailableError
+from edgeq.runtimes import generation
+from edgeq.runtimes.generation import Floats, first_line, padded
+
+REMEDY = "Install it: pip install 'edgeq[executorch]'."
+AGAIN = "Export the bundle again."
+LONGEST_CALL = "get_max_seq_len"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedMemory:
+    """Bytes by part. The arena holds activations and caches; delegates and weights come from the file, and XNNPACK
+    packs the weights once more when the method is loaded."""
+
+    arena_bytes: int
+    delegate_bytes: int
+    constant_bytes: int
+    weight_bytes: int
+
+
+def import_executorch() -> Any:  # noqa: ANN401 - the package has no types
+    """The `executorch.runtime` module with the kernels that edgeq's programs call. It imports torch.
+
+    Raises RuntimeUnavailableError where ExecuTorch is not installed.
+    """
+    try:
+        import executorch.kernels.quantized  # noqa: F401
+        from executorch import runtime
+        from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401 - importing it registers them
+    except (ImportError, OSError) as error:
+        raise RuntimeUnavailableError(f"ExecuTorch cannot be imported ({error}).", remedy=REMEDY) from error
+    return runtime
+
+
+def open_program(model_path: Path, *, threads: int = 0) -> Any:  # noqa: ANN401
+    """A verified program, mapped from its file. threads 0: ExecuTorch's own choice.
+
+    Raises RuntimeUnavailableError, or CorruptInputError where the runtime refuses the file.
+    """
+    runtime = import_executorch()
+    if not model_path.is_file():
+        raise CorruptInputError(f"{model_path} is missing.", remedy=AGAIN)
+    if threads:
+        from executorch.extension.pybindings import portable_lib
+
+        portable_lib._unsafe_reset_threadpool(threads)
+    try:
+        return runtime.Runtime.get().load_program(model_path, verification=runtime.Verification.InternalConsistency)
+    except MemoryError:
+        raise
+    except Exception as error:  # the runtime's exceptions share no base class
+        raise _refused(model_path, error) from error
+
+
+def _load_method(program: Any, name: str, model_path: Path) -> Any:  # noqa: ANN401
+    try:
+        method = program.load_method(name)
+    except MemoryError:
+        raise
+    except Exception as error:  # as above
+        raise _refused(model_path, error) from error
+    if method is None:
+        raise CorruptInputError(f"{model_path.name} has no method {name!r}.", remedy=AGAIN)
+    return method
+
+
+def _refused(model_path: Path, error: Exception) -> CorruptInputError:
+    return CorruptInputError(f"ExecuTorch refuses {model_path.name}: {first_line(error)}", remedy=AGAIN)
+
+
+class TextGenerator(generation.TextGenerator):
+    """A causal language model. Positions start again at 0 for a new sequence; what the cache held is never read."""
+
+    def __init__(
+        self, model_path: Path, interface: Interface, *, tokenizer_path: Path | None = None, threads: int = 0
+    ) -> None:
+        self._program = open_program(model_path, threads=threads)
+        self._method = _load_method(self._program, "forward", model_path)
+        self._longest = int(_load_method(self._program, LONGEST_CALL, model_path).execute([])[0])
+        super().__init__(interface, tokenizer_path)
+
+    def _forget(self) -> None:
+        """Attention reads positions up to the current one only."""
+
+    def _append(self, ids: Sequence[int], keep: int) -> Floats:
+        """The program returns the last logits of a call: those that are kept are computed one by one."""
+        kept = min(len(ids), keep or len(ids))
+        together = len(ids) - kept + 1
+        logits = [np.empty(0, dtype=np.float32)]
+        for start in range(0, together, self._longest):
+            logits[0] = self._call(ids[start : min(start + self._longest, together)], self.length + start)
+        logits += [self._call(ids[index : index + 1], self.length + index) for index in range(together, len(ids))]
+        return np.stack(logits)
+
+    def _call(self, ids: Sequence[int], position: int) -> Floats:
+        import torch
+
+        tokens = torch.tensor([list(ids)], dtype=torch.long)
+        positions = torch.arange(position, position + len(ids))
+        logits: Floats = self._method.execute([tokens, positions])[0].numpy()[0, -1].copy()
+        return logits
+
+
+class Encoder(generation.Encoder):
+    """A sentence encoder; the program takes one sentence at a time."""
+
+    def __init__(
+        self, model_path: Path, interface: Interface, *, tokenizer_path: Path | None = None, threads: int = 0
+    ) -> None:
+        self._program = open_program(model_path, threads=threads)
+        self._method = _load_method(self._program, "forward", model_path)
+        super().__init__(interface, tokenizer_path)
+
+    def _run(self, batch: Sequence[Sequence[int]]) -> Floats:
+        import torch
+
+        feeds = padded(batch)
+        rows = []
+        for row in range(len(batch)):
+            values = [torch.from_numpy(feeds[name][row : row + 1]) for name in self.interface.inputs]
+            rows.append(self._method.execute(values)[0].numpy().copy())
+        return np.concatenate(rows)
+
+
+def planned_memory(model_path: Path) -> PlannedMemory:
+    """What the file itself says about memory. Raises CorruptInputError, RuntimeUnavailableError."""
+    import_executorch()
+    from executorch.exir._serialize._program import deserialize_pte_binary
+
+    try:
+        file = deserialize_pte_binary(model_path.read_bytes())
+        program = file.program
+        plan = next(plan for plan in program.execution_plan if plan.name == "forward")
+    except Exception as error:  # flatbuffers raises whatever its bytes lead it to
+        raise _refused(model_path, error) from error
+    named = file.named_data.buffers if file.named_data is not None else []
+    return PlannedMemory(
+        arena_bytes=sum(plan.non_const_buffer_sizes),
+        delegate_bytes=sum(len(delegate.data) for delegate in program.backend_delegate_data),
+        constant_bytes=sum(len(buffer.storage) for buffer in program.constant_buffer),
+        weight_bytes=sum(map(len, named)),
+    )
