@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from edgeq.core.recipe import Recipe
+from edgeq.core.recipe import Assignment, Plan, Recipe
+from edgeq.core.scheme import Scheme
 from edgeq.errors import CorruptInputError, EdgeqError, InternalError, OutputError, SourceNotFoundError
 from edgeq.quantization import allocate, quantize
 from edgeq.store import QuantizedModel
@@ -86,6 +87,67 @@ def test_packed_is_what_lies_on_disk(store: Path) -> None:
     np.testing.assert_array_equal(scales, arrays[f"{UP}.scales"])
     assert zero_points is not None
     np.testing.assert_array_equal(zero_points, arrays[f"{UP}.zero_points"])
+
+
+def codebook_store(model: FakeModel, directory: Path, scheme: Scheme) -> QuantizedModel:
+    """The default store, but for UP, which gets `scheme`."""
+    assert scheme.codebook is not None
+    plan = allocate(model, Recipe(), target())
+    chosen = Assignment(scheme=scheme, method=scheme.codebook)
+    quantize(model, Plan(assignments={**plan.assignments, UP: chosen}), directory)
+    return QuantizedModel.open(directory)
+
+
+NF4 = Scheme(bits=4, group_size=64, symmetric=True, codebook="nf4")
+PALETTE = Scheme(bits=4, group_size=None, symmetric=True, codebook="palette", palette_rows=16)
+
+
+def test_normal_levels_lie_beside_their_codes(model: FakeModel, tmp_path: Path) -> None:
+    store = codebook_store(model, tmp_path / "store", NF4)
+    arrays = load_file(block_file(tmp_path / "store"))
+    assert {name.removeprefix(UP) for name in arrays if name.startswith(UP)} == {".codes", ".scales", ".codebook"}
+    np.testing.assert_array_equal(store.codebook(UP), arrays[f"{UP}.codebook"])
+    assert arrays[f"{UP}.codebook"].shape == (1, 16)
+    codes, scales, zero_points = store.packed(UP)
+    np.testing.assert_array_equal(codes, arrays[f"{UP}.codes"])
+    np.testing.assert_array_equal(scales, arrays[f"{UP}.scales"])
+    assert zero_points is None
+    assert store.scheme(UP) == NF4
+    assert store.weights_bytes == stored_bytes(store)
+
+
+def test_a_palette_has_tables_and_no_scales(model: FakeModel, tmp_path: Path) -> None:
+    store = codebook_store(model, tmp_path / "store", PALETTE)
+    arrays = load_file(block_file(tmp_path / "store"))
+    assert {name.removeprefix(UP) for name in arrays if name.startswith(UP)} == {".codes", ".codebook"}
+    assert arrays[f"{UP}.codebook"].shape == (11, 16)
+    np.testing.assert_array_equal(store.packed(UP)[1], np.ones((172, 1), np.float32))
+    assert store.weights_bytes == stored_bytes(store)
+
+
+def stored_bytes(store: QuantizedModel) -> int:
+    return sum(
+        store.floating(name).nbytes
+        if (scheme := store.scheme(name)) is None
+        else scheme.stored_bytes(*store.quantized(name).shape)
+        for name in store.names()
+    )
+
+
+def test_equally_spaced_levels_have_no_codebook(store: Path) -> None:
+    opened = QuantizedModel.open(store)
+    assert opened.codebook(UP) is None
+    assert opened.codebook("head.weight") is None
+    with pytest.raises(InternalError):
+        opened.codebook("norm.weight")
+
+
+def test_a_codebook_of_another_shape_is_refused(model: FakeModel, tmp_path: Path) -> None:
+    codebook_store(model, tmp_path / "store", PALETTE)
+    document = tmp_path / "store" / "store.json"
+    document.write_text(document.read_text().replace('"palette_rows": 16', '"palette_rows": 8'))
+    with pytest.raises(CorruptInputError, match="shape"):
+        QuantizedModel.open(tmp_path / "store").quantized(UP)
 
 
 # -- damage -----------------------------------------------------------------------------------------------------------
@@ -211,7 +273,8 @@ def test_shards_have_the_same_bytes_whatever_the_order(tmp_path: Path) -> None:
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from edgeq.core.recipe import Recipe
+from edgeq.core.recipe import Assignment, Plan, Recipe
+from edgeq.core.scheme import Scheme
 from edgeq.errors import OutputError
 from edgeq.quantization import allocate, quantize
 from tests.quantization.fake_model import fake_model, target

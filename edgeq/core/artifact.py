@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeq.core.model import Pooling, Task
-from edgeq.core.scheme import ScaleDtype
+from edgeq.core.scheme import Codebook, ScaleDtype
 from edgeq.core.target import Format
 
 
@@ -51,7 +51,8 @@ class WeightLocation:
 
     `codes`, `scales`, `zero_points` and `codebook` name what the format calls a stored array: ONNX initializers, keys
     and indices of buffers in a `.pte`, values of a Core ML program. `rows` are the rows `[start, stop)` of them that
-    belong to this weight, as several may be stored one below the other. `shape` is `(outputs, inputs)`.
+    belong to this weight, as several may be stored one below the other. `shape` is `(outputs, inputs)`. `codebook_kind`
+    and `palette_rows` are the scheme's; the scales of a palette are all 1 and nowhere.
     """
 
     bits: int
@@ -63,6 +64,9 @@ class WeightLocation:
     scales: str
     zero_points: str | None
     rows: tuple[int, int]
+    codebook: str | None = None
+    codebook_kind: Codebook | None = None
+    palette_rows: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

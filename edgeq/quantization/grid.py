@@ -88,7 +88,7 @@ def check_range(low: Tensor, high: Tensor, dtype: ScaleDtype, name: str) -> None
     largest = torch.finfo(torch_dtype(dtype)).max
     if not bool(((high - low) <= largest).all()):
         raise CorruptInputError(
-            f"The weight {name!r} holds values too large for {dtype} scales.",
+            f"The weight {name!r} holds values too large for {dtype}.",
             remedy="Take another copy of the checkpoint.",
         )
 

@@ -55,10 +55,12 @@ class CoremlWeights:
 
     def tensor(self, entry: WeightLocation) -> QuantizedTensor:
         """A quantized tensor as the runtime will read it. Raises CorruptInputError."""
-        codes, scales = self.array(entry.codes), self.array(entry.scales)
+        codes = self.array(entry.codes)
+        scales = None if entry.codebook_kind == "palette" else self.array(entry.scales)
         zero_points = None if entry.zero_points is None else self.array(entry.zero_points)
+        codebook = None if entry.codebook is None else self.array(entry.codebook)
         try:
-            return _assemble(entry, codes, scales, zero_points)
+            return _assemble(entry, codes, scales, zero_points, codebook)
         except (ValueError, EdgeqError) as error:
             raise _corrupt(f"{entry.codes} does not hold a tensor {entry.shape} ({error})") from error
 
@@ -154,14 +156,23 @@ def _immediate(reference: str, value: Any) -> tuple[str, npt.NDArray[np.uint8]]:
     return kind, np.frombuffer(tensor.bytes.values, dtype=np.uint8)
 
 
-def _assemble(entry: WeightLocation, codes: Array, scales: Array, zero_points: Array | None) -> QuantizedTensor:
+def _assemble(
+    entry: WeightLocation, codes: Array, scales: Array | None, zero_points: Array | None, codebook: Array | None
+) -> QuantizedTensor:
     """Cut off the inputs that pad the last group, and undo the sign that symmetric codes are stored with."""
     outputs, inputs = entry.shape
     scheme = Scheme(
-        bits=entry.bits, group_size=entry.group_size, symmetric=entry.symmetric, scale_dtype=entry.scale_dtype
+        bits=entry.bits,
+        group_size=entry.group_size,
+        symmetric=entry.symmetric,
+        scale_dtype=entry.scale_dtype,
+        codebook=entry.codebook_kind,
+        palette_rows=entry.palette_rows,
     )
+    scales = np.ones((outputs, 1), dtype=np.float16) if scales is None else scales
     signed = codes.dtype == np.int8
-    if codes.ndim != 2 or len(codes) != outputs or signed != scheme.symmetric or scales.dtype != np.float16:
+    expects_sign = scheme.symmetric and scheme.codebook is None
+    if codes.ndim != 2 or len(codes) != outputs or signed != expects_sign or scales.dtype != np.float16:
         msg = f"codes {codes.shape} of {codes.dtype}, scales of {scales.dtype}"
         raise ValueError(msg)
     if signed:
@@ -170,7 +181,30 @@ def _assemble(entry: WeightLocation, codes: Array, scales: Array, zero_points: A
     if codes.shape != entry.shape or codes.max(initial=0) >= scheme.levels:
         msg = f"codes {codes.shape} up to {codes.max(initial=0)}"
         raise ValueError(msg)
-    return QuantizedTensor(scheme=scheme, codes=codes, scales=scales.astype(np.float32), zero_points=zero_points)
+    return QuantizedTensor(
+        scheme=scheme,
+        codes=codes,
+        scales=scales.astype(np.float32),
+        zero_points=zero_points,
+        codebook=None if codebook is None else _tables(scheme, outputs, codebook),
+    )
+
+
+def _tables(scheme: Scheme, outputs: int, stored: Array) -> npt.NDArray[np.float32]:
+    """`[tables, levels]`. Core ML has them for equal numbers of rows, so that some may be there several times."""
+    if stored.ndim != 4 or stored.shape[1:] != (1, scheme.levels, 1) or stored.dtype != np.float16:
+        msg = f"tables {stored.shape} of {stored.dtype}"
+        raise ValueError(msg)
+    if not len(stored) or outputs % len(stored):
+        msg = f"{len(stored)} tables for {outputs} rows"
+        raise ValueError(msg)
+    owners = np.arange(0, outputs, outputs // len(stored)) // (scheme.palette_rows or outputs)
+    _, first = np.unique(owners, return_index=True)
+    tables: Array = stored[first, 0, :, 0]
+    if len(tables) != scheme.tables(outputs) or not np.array_equal(tables[owners], stored[:, 0, :, 0]):
+        msg = "tables that contradict each other"
+        raise ValueError(msg)
+    return tables.astype(np.float32)
 
 
 def _corrupt(why: str) -> CorruptInputError:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import ml_dtypes
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 
 from edgeq.core.digest import tensor_digest, weights_digest
-from edgeq.core.recipe import Plan, Recipe, Rule
+from edgeq.core.recipe import Assignment, Plan, Recipe, Rule
 from edgeq.core.scheme import Scheme
-from edgeq.errors import CorruptInputError, InternalError, UnsupportedModelError
+from edgeq.errors import CorruptInputError, InternalError, UnsupportedModelError, UsageError
 from edgeq.quantization import METHODS, allocate, quantize
+from edgeq.quantization.methods import function_for
 from edgeq.quantization.stage import to_float32
 from edgeq.store import QuantizedModel
 from tests.quantization.fake_model import FakeModel, fake_model, target
@@ -80,6 +82,55 @@ def test_rows_are_quantized_in_pieces_without_a_seam(
     monkeypatch.setattr("edgeq.quantization.stage.CHUNK", 1000)
     pieces = quantize(model, plan_of(model), tmp_path / "pieces")
     assert pieces.weights_digest == whole.weights_digest
+
+
+NF4 = Scheme(bits=4, group_size=32, symmetric=True, codebook="nf4")
+PALETTE = Scheme(bits=4, group_size=None, symmetric=True, scale_dtype="float16", codebook="palette", palette_rows=16)
+every_codebook = pytest.mark.parametrize(
+    "scheme", [NF4, PALETTE, replace(PALETTE, palette_rows=None), replace(PALETTE, bits=8)], ids=Scheme.label
+)
+
+
+def codebook_plan(model: FakeModel, scheme: Scheme) -> Plan:
+    """The default plan with `scheme` for all linears; up has 172 rows, down 64."""
+    assert scheme.codebook is not None
+    linears = [name for name in model.info.weights if name.endswith(("up.weight", "down.weight"))]
+    chosen = Assignment(scheme=scheme, method=scheme.codebook)
+    return Plan(assignments={**plan_of(model).assignments, **dict.fromkeys(linears, chosen)})
+
+
+@every_codebook
+@pytest.mark.parametrize("chunk", [1 << 18, 1000])
+def test_codebooks_are_stored_as_the_method_gave_them(
+    model: FakeModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: Scheme, chunk: int
+) -> None:
+    monkeypatch.setattr("edgeq.quantization.stage.CHUNK", chunk)
+    plan = codebook_plan(model, scheme)
+    store = quantize(model, plan, tmp_path / "store")
+    method = function_for(plan.assignments[UP].method, scheme)
+    for name, matrix in ((UP, float32(model, UP)), (DOWN, float32(model, DOWN).T)):
+        expected, actual = method(np.ascontiguousarray(matrix), scheme, name), store.quantized(name)
+        assert tensor_digest(name, actual) == tensor_digest(name, expected) == store.tensor_digest(name)
+        assert expected.codebook is not None
+        np.testing.assert_array_equal(store.codebook(name), expected.codebook)
+    assert store.recipe.method == scheme.codebook
+
+
+@every_codebook
+def test_an_interrupted_store_with_codebooks_is_continued(model: FakeModel, tmp_path: Path, scheme: Scheme) -> None:
+    plan = codebook_plan(model, scheme)
+    quantize(model, plan, tmp_path / "whole")
+    with pytest.raises(StopHere):
+        quantize(model, plan, tmp_path / "store", progress=lambda done, total, name: stop_at(name))
+    quantize(model, plan, tmp_path / "store")
+    assert files_of(tmp_path / "store") == files_of(tmp_path / "whole")
+
+
+def test_a_plan_whose_method_does_not_make_the_scheme_is_refused(model: FakeModel, tmp_path: Path) -> None:
+    plan = codebook_plan(model, NF4)
+    assignments = {**plan.assignments, UP: Assignment(scheme=NF4, method="mse")}
+    with pytest.raises(UsageError, match="mse"):
+        quantize(model, Plan(assignments=assignments), tmp_path / "store")
 
 
 def test_the_rest_stays_float(model: FakeModel, tmp_path: Path) -> None:

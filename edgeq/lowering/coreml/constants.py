@@ -117,4 +117,7 @@ def _location(value: str, tensor: QuantizedTensor) -> WeightLocation:
         scales=f"{value}.scale",
         zero_points=None if scheme.symmetric else f"{value}.offset",
         rows=(0, tensor.shape[0]),
+        codebook=None if scheme.codebook is None else f"{table}.lut",
+        codebook_kind=scheme.codebook,
+        palette_rows=scheme.palette_rows,
     )

@@ -94,9 +94,7 @@ class Encoder(generation.Encoder):
         feeds = padded(batch)
         length = feeds["input_ids"].shape[1]
         missing = 0 if self._fixed is None else self._fixed - length
-        known = {
-            name: np.pad(feeds[name], ((0, 0), (0, missing))).astype(np.int32) for name in self.interface.inputs
-        }
+        known = {name: np.pad(feeds[name], ((0, 0), (0, missing))).astype(np.int32) for name in self.interface.inputs}
         rows = [
             _output(
                 self._executor.run(self._function, {name: values[row : row + 1] for name, values in known.items()}),

@@ -96,29 +96,25 @@ def _conv(
 ) -> Tensor:
     spatial = x.dim() - 2
     kernel = weight.shape[2:]
-    amounts = [
-        _padding(pad_type, pad, axis, x.shape[2 + axis], (kernel[axis] - 1) * dilations[axis] + 1, strides[axis])
-        for axis in range(spatial)
-    ]
+    if pad_type == "custom" and pad is not None:
+        amounts = list(zip(pad[::2], pad[1::2], strict=True))
+    else:
+        reaches = [(size - 1) * step + 1 for size, step in zip(kernel, dilations, strict=True)]
+        amounts = [_padding(pad_type, *each) for each in zip(x.shape[2:], reaches, strides, strict=True)]
     padded = functional.pad(x, [amount for pair in reversed(amounts) for amount in pair])
     return CONVOLUTIONS[spatial](padded, weight, bias, tuple(strides), 0, tuple(dilations), groups)
 
 
-def _padding(
-    pad_type: str, pad: Sequence[int] | None, axis: int, size: int, reach: int, stride: int
-) -> tuple[int, int]:
+def _padding(pad_type: str, size: int, reach: int, stride: int) -> tuple[int, int]:
     """Zeros before and after an axis of `size`, for a kernel that covers `reach` elements of it."""
-    match pad_type:
-        case "valid":
-            return 0, 0
-        case "custom" if pad is not None:
-            return pad[2 * axis], pad[2 * axis + 1]
-        case "same" | "same_lower":
-            total = max((-(-size // stride) - 1) * stride + reach - size, 0)
-            less, more = total // 2, total - total // 2
-            return (less, more) if pad_type == "same" else (more, less)
-    msg = f"conv has no padding {pad_type!r} here"
-    raise ValueError(msg)
+    if pad_type == "valid":
+        return 0, 0
+    if pad_type not in ("same", "same_lower"):
+        msg = f"conv has no padding {pad_type!r} here"
+        raise ValueError(msg)
+    total = max((-(-size // stride) - 1) * stride + reach - size, 0)
+    less, more = total // 2, total - total // 2
+    return (less, more) if pad_type == "same" else (more, less)
 
 
 NEURAL: dict[str, Operator] = {

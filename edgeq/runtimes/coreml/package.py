@@ -67,7 +67,10 @@ class Package:
 
 
 def open_package(path: Path) -> Package:
-    """Read a package's program, not its weights. Raises CorruptInputError, UnsafeInputError, RuntimeUnavailableError."""
+    """Read a package's program, not its weights.
+
+    Raises CorruptInputError, UnsafeInputError, RuntimeUnavailableError.
+    """
     import_coremltools()
     model = _model_path(path)
     spec = _read_spec(path, model)
@@ -102,11 +105,10 @@ def _model_path(package: Path) -> Path:
 
 def _read_spec(package: Path, model: Path) -> Any:  # noqa: ANN401 - protobuf's messages have no type stubs
     from coremltools.proto import Model_pb2
-    from google.protobuf.message import DecodeError
 
     try:
         spec = Model_pb2.Model.FromString(model.read_bytes())
-    except (OSError, DecodeError) as error:
+    except Exception as error:  # protobuf's own error type has no type stubs
         raise corrupt(package, f"its program cannot be read ({first_line(error)})") from error
     if spec.WhichOneof("Type") != "mlProgram" or not spec.mlProgram.functions:
         raise corrupt(package, "it holds no ML program")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +149,12 @@ class _Builder:
                 inputs[name] = (self._new(variable), _dtype(variable))
         steps = [step for operation in function.operations if (step := self._step(operation)) is not None]
         outputs = {variable.name: self._place(variable) for variable in function.outputs}
-        kept = self._constant | set(outputs.values())
+        read = {slot for step in steps for slot in _slots_read(step)} | set(outputs.values())
+        for slot in self._constant - read:  # codes and scales, once the weight is made of them
+            self._slots[slot] = None
         return Compiled(
             path=self._path,
-            steps=_with_deaths(steps, kept),
+            steps=_with_deaths(steps, self._constant | set(outputs.values())),
             slots=self._slots,
             inputs=inputs,
             states=states,
@@ -249,27 +251,18 @@ def _refuse_unknown(function: Any) -> None:  # noqa: ANN401
 def _with_deaths(steps: list[Step], kept: set[int]) -> tuple[Step, ...]:
     last: dict[int, int] = {}
     for index, step in enumerate(steps):
-        read = [slot for item in step.operands for slot in ([item] if isinstance(item, int) else item)]
-        for slot in (*read, *(slot for _, slot in step.late), *(output.slot for output in step.outputs)):
+        for slot in (*_slots_read(step), *(output.slot for output in step.outputs)):
             last[slot] = index
     dead: dict[int, list[int]] = {}
     for slot, index in last.items():
         if slot not in kept:
             dead.setdefault(index, []).append(slot)
-    return tuple(_with_dead(step, tuple(dead.get(index, ()))) for index, step in enumerate(steps))
+    return tuple(replace(step, dead=tuple(dead.get(index, ()))) for index, step in enumerate(steps))
 
 
-def _with_dead(step: Step, dead: tuple[int, ...]) -> Step:
-    return Step(
-        kind=step.kind,
-        name=step.name,
-        operator=step.operator,
-        operands=step.operands,
-        settings=step.settings,
-        late=step.late,
-        outputs=step.outputs,
-        dead=dead,
-    )
+def _slots_read(step: Step) -> list[int]:
+    operands = [slot for item in step.operands for slot in ([item] if isinstance(item, int) else item)]
+    return operands + [slot for _, slot in step.late]
 
 
 def _is_state(variable: Any) -> bool:  # noqa: ANN401

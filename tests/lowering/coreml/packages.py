@@ -24,18 +24,36 @@ from edgeq.lowering.coreml.package import PACKAGE, assemble, write_package
 from edgeq.store import QuantizedModel
 
 NAME = "layer.weight"
+SCHEMES = [
+    Scheme(bits=bits, group_size=group_size, symmetric=symmetric, scale_dtype="float16")
+    for bits in (4, 8)
+    for group_size in (None, 16)
+    for symmetric in (True, False)
+]
+CODEBOOKS = [
+    Scheme(bits=4, group_size=16, symmetric=True, scale_dtype="float16", codebook="nf4"),
+    *(
+        Scheme(bits=bits, group_size=None, symmetric=True, scale_dtype="float16", codebook="palette", palette_rows=rows)
+        for bits, rows in ((4, None), (4, 4), (4, 8), (8, None))
+    ),
+]
+"""Of the 12 rows of a test, 8 leave 4 for the last table."""
 Entries = dict[str, Any]
 
 
 def random_tensor(scheme: Scheme, outputs: int = 12, inputs: int = 40, seed: int = 0) -> QuantizedTensor:
-    """Random codes, zero points, and scales that float16 holds."""
+    """Random codes, zero points, and scales or tables that float16 holds."""
     rng = np.random.default_rng(seed)
     shape = (outputs, scheme.groups(inputs))
+    tables = (rng.normal(size=(scheme.tables(outputs), scheme.levels))).astype(np.float16).astype(np.float32)
     return QuantizedTensor(
         scheme=scheme,
         codes=rng.integers(0, scheme.levels, (outputs, inputs), dtype=np.uint8),
-        scales=(rng.random(shape) + 0.1).astype(np.float16).astype(np.float32),
+        scales=((rng.random(shape) + 0.1) if scheme.has_scales else np.ones(shape))
+        .astype(np.float16)
+        .astype(np.float32),
         zero_points=None if scheme.symmetric else rng.integers(0, scheme.levels, shape, dtype=np.uint8),
+        codebook=None if scheme.codebook is None else tables,
     )
 
 

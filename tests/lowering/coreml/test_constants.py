@@ -16,14 +16,7 @@ from edgeq.core.scheme import Scheme
 from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import UnsupportedModelError
 from edgeq.lowering.coreml.constants import padded_inputs
-from tests.lowering.coreml.packages import product_package, random_tensor, tied_package
-
-SCHEMES = [
-    Scheme(bits=bits, group_size=group_size, symmetric=symmetric, scale_dtype="float16")
-    for bits in (4, 8)
-    for group_size in (None, 16)
-    for symmetric in (True, False)
-]
+from tests.lowering.coreml.packages import CODEBOOKS, SCHEMES, product_package, random_tensor, tied_package
 
 
 def functions_of(package: Path) -> dict[str, Any]:
@@ -35,12 +28,21 @@ def functions_of(package: Path) -> dict[str, Any]:
 
 def weight_of(function: Any) -> npt.NDArray[Any]:  # noqa: ANN401 - coremltools has no types
     """The dense weight, decompressed by coremltools."""
-    operation = next(operation for operation in function.operations if operation.op_type.startswith("constexpr_"))
-    weight: npt.NDArray[Any] = operation.materialized_val_inference()
+    weight: npt.NDArray[Any] = _decompressed(next(op for op in function.operations if op.op_type == "linear").weight)
     return weight
 
 
-@pytest.mark.parametrize("scheme", SCHEMES, ids=Scheme.label)
+def _decompressed(value: Any) -> Any:  # noqa: ANN401 - coremltools has no types
+    """Constant expressions of constant expressions are read from the inside out."""
+    operation = value.op
+    if operation.op_type == "const":
+        return value.val
+    if operation.op_type == "constexpr_lut_to_dense" or operation.data.op.op_type == "const":
+        return operation.materialized_val_inference()
+    return operation.decompress(_decompressed(operation.data), operation.scale.val, operation.offset)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES + CODEBOOKS, ids=Scheme.label)
 def test_coremltools_decompresses_the_same_weight(scheme: Scheme, tmp_path: Path) -> None:
     tensor = random_tensor(scheme)
     package, _ = product_package(tmp_path, tensor)
