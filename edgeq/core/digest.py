@@ -11,7 +11,7 @@ from edgeq.core.tensor import QuantizedTensor
 
 
 def tensor_digest(name: str, tensor: QuantizedTensor) -> str:
-    """Hex sha256 of one tensor: its name and scheme, then codes, scales, zero points and codebook, C order, little endian.
+    """Hex sha256 of one tensor: name and scheme, then codes, scales, zero points and codebook, C order, little endian.
 
     Without a codebook it is what it was before there were any.
     """

@@ -20,12 +20,13 @@ class Scheme:
 
     `group_size` counts consecutive inputs that share a scale; None is one scale per output channel.
     Symmetric grids have the zero point 2**(bits-1) and use the full range, so the value of largest magnitude
-    in a group is stored as the code 0, that is -2**(bits-1); where that weight is positive its scale is negative, unless
-    `signed_scales` is off, as for kernels that refuse such scales.
+    in a group is stored as the code 0, that is -2**(bits-1); where that weight is positive its scale is negative,
+    unless `signed_scales` is off, as for kernels that refuse such scales.
 
-    With a `codebook` codes are indices into a table of 2**bits values, exact in `scale_dtype`. There are no zero points:
-    `symmetric` must be set. "nf4" has one table and scales as above. "palette" has a table for every `palette_rows`
-    outputs (None: one for the whole tensor; the last may have fewer rows) and no scales: `group_size` must be None.
+    With a `codebook` codes are indices into a table of 2**bits values, exact in `scale_dtype`. There are no zero
+    points: `symmetric` must be set. "nf4" has one table and scales as above. "palette" has a table for every
+    `palette_rows` outputs (None: one for the whole tensor; the last may have fewer rows) and no scales: `group_size`
+    must be None.
     """
 
     bits: int

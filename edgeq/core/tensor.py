@@ -1,4 +1,4 @@
-"""QuantizedTensor: codes, scales, zero points or codebook; its `dequantize()` is the truth that every artifact must hold."""
+"""QuantizedTensor: codes, scales, zero points, codebook; its `dequantize()` is the truth that artifacts must hold."""
 
 from __future__ import annotations
 

@@ -74,7 +74,14 @@ class Kernels(Protocol):
 class Replay(nn.Module):
     """The captured computation, node by node."""
 
-    def __init__(self, captured: CapturedModel, store: QuantizedModel, kernels: Kernels) -> None:
+    def __init__(
+        self,
+        captured: CapturedModel,
+        store: QuantizedModel,
+        kernels: Kernels,
+        functions: Mapping[Any, Callable[..., Any]] | None = None,
+    ) -> None:
+        """functions: the format's own forms of edgeq's operators that need no weights, by operator."""
         super().__init__()
         assert isinstance(kernels, nn.Module)  # noqa: S101 - the protocol cannot say so
         self.kernels: Any = kernels
@@ -91,6 +98,7 @@ class Replay(nn.Module):
             operators.rms_norm: _rms_norm,
             operators.rope_tables: self._rope_tables,
             operators.rotary: rotate_half,
+            **(functions or {}),
         }
         self._nodes = [node for node in self.graph.nodes if self._is_needed(node)]
 

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 FloatMatrix = npt.NDArray[np.float32]
 QuantizeFunction = Callable[[FloatMatrix, Scheme, str], QuantizedTensor]
-"""`(weights float32 [out, in], scheme, name for messages) -> QuantizedTensor`. Rows must not influence one another, but
-for those that share a table: the caller hands over a few rows or tables at a time. Raises CorruptInputError for NaN, infinity and values that no scale can hold."""
+"""`(weights float32 [out, in], scheme, name for messages) -> QuantizedTensor`. Only rows with one table may influence
+one another: the caller hands over a few rows or tables at a time. Raises CorruptInputError for NaN, infinity and values
+that no scale can hold."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,7 @@ def _fit(values: FloatMatrix, scheme: Scheme, name: str) -> tuple[npt.NDArray[np
 
 
 def _start(ordered: Tensor, entries: int) -> Tensor:
-    """Float64 `[tables, entries]` at equal steps of the integral of density**(1/3) over sorted weights `[tables, n]`."""
+    """Float64 `[tables, entries]` at equal steps of the integral of density**(1/3) of sorted weights `[tables, n]`."""
     import torch
 
     count = ordered.shape[1]
@@ -106,9 +106,11 @@ def _middles(tables: Tensor) -> Tensor:
 
 def _keep_few(ordered: Tensor, tables: Tensor) -> None:
     """Where there are no more different weights than entries, those are the table; the last fills what is left."""
+    import torch
+
     entries = tables.shape[1]
     changes = (ordered[:, 1:] != ordered[:, :-1]).sum(1)
     for row in (changes < entries).nonzero()[:, 0].tolist():
-        values = ordered[row].unique()
-        tables[row] = values[-1]
-        tables[row, : len(values)] = values
+        values = np.unique(ordered[row].numpy())
+        tables[row] = float(values[-1])
+        tables[row, : len(values)] = torch.from_numpy(values)

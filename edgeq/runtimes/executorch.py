@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import mmap
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,17 +23,19 @@ from edgeq.runtimes.generation import Floats, first_line, padded
 REMEDY = "Install it: pip install 'edgeq[executorch]'."
 AGAIN = "Export the bundle again."
 LONGEST_CALL = "get_max_seq_len"
+HEADER = slice(8, 40)
+"""The bytes of a `.pte` that say where its program ends and its segments begin."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedMemory:
-    """Bytes by part. The arena holds activations and caches; delegates and weights come from the file, and XNNPACK
-    packs the weights once more when the method is loaded."""
+    """Bytes by part, as the file says. The arena holds activations and caches; constants, delegates' graphs and the
+    weights that delegates look up by name are mapped, and XNNPACK packs a copy of the last when it is loaded."""
 
     arena_bytes: int
     delegate_bytes: int
     constant_bytes: int
-    weight_bytes: int
+    named_bytes: int
 
 
 def import_executorch() -> Any:  # noqa: ANN401 - the package has no types
@@ -36,9 +44,10 @@ def import_executorch() -> Any:  # noqa: ANN401 - the package has no types
     Raises RuntimeUnavailableError where ExecuTorch is not installed.
     """
     try:
-        import executorch.kernels.quantized  # noqa: F401
-        from executorch import runtime
-        from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401 - importing it registers them
+        with _unheard():
+            import executorch.kernels.quantized  # noqa: F401
+            from executorch import runtime
+            from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401 - importing it registers them
     except (ImportError, OSError) as error:
         raise RuntimeUnavailableError(f"ExecuTorch cannot be imported ({error}).", remedy=REMEDY) from error
     return runtime
@@ -55,7 +64,8 @@ def open_program(model_path: Path, *, threads: int = 0) -> Any:  # noqa: ANN401
     if threads:
         from executorch.extension.pybindings import portable_lib
 
-        portable_lib._unsafe_reset_threadpool(threads)
+        with _unheard():
+            portable_lib._unsafe_reset_threadpool(threads)
     try:
         return runtime.Runtime.get().load_program(model_path, verification=runtime.Verification.InternalConsistency)
     except MemoryError:
@@ -65,19 +75,36 @@ def open_program(model_path: Path, *, threads: int = 0) -> Any:  # noqa: ANN401
 
 
 def _load_method(program: Any, name: str, model_path: Path) -> Any:  # noqa: ANN401
+    if name not in program.method_names:
+        raise CorruptInputError(f"{model_path.name} has no method {name!r}.", remedy=AGAIN)
     try:
-        method = program.load_method(name)
+        return program.load_method(name)
     except MemoryError:
         raise
     except Exception as error:  # as above
         raise _refused(model_path, error) from error
-    if method is None:
-        raise CorruptInputError(f"{model_path.name} has no method {name!r}.", remedy=AGAIN)
-    return method
 
 
 def _refused(model_path: Path, error: Exception) -> CorruptInputError:
     return CorruptInputError(f"ExecuTorch refuses {model_path.name}: {first_line(error)}", remedy=AGAIN)
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Without what ExecuTorch and torchao say on being loaded, some of it past Python: none of it is about a model."""
+    sys.stderr.flush()
+    kept, silenced, nothing = os.dup(2), logging.root.manager.disable, os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        logging.disable(logging.WARNING)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.dup2(kept, 2)
+        logging.disable(silenced)
+        os.close(kept)
+        os.close(nothing)
 
 
 class TextGenerator(generation.TextGenerator):
@@ -135,20 +162,43 @@ class Encoder(generation.Encoder):
 
 
 def planned_memory(model_path: Path) -> PlannedMemory:
-    """What the file itself says about memory. Raises CorruptInputError, RuntimeUnavailableError."""
+    """What the file itself says about memory; its weights are not read. Raises CorruptInputError,
+    RuntimeUnavailableError."""
     import_executorch()
-    from executorch.exir._serialize._program import deserialize_pte_binary
-
     try:
-        file = deserialize_pte_binary(model_path.read_bytes())
-        program = file.program
+        program, segment_bytes = _read_program(model_path)
         plan = next(plan for plan in program.execution_plan if plan.name == "forward")
+        delegates = {d.processed.index for plan in program.execution_plan for d in plan.delegates if _is_segment(d)}
+        named = {entry.segment_index for entry in program.named_data or ()}
+        constants = {program.constant_segment.segment_index} if program.constant_segment.offsets else set()
+        # Small programs hold these within themselves.
+        inline_delegates = sum(len(delegate.data) for delegate in program.backend_delegate_data)
+        inline_constants = sum(len(buffer.storage) for buffer in program.constant_buffer)
+        sizes = [sum(segment_bytes[index] for index in indices) for indices in (delegates, constants, named)]
     except Exception as error:  # flatbuffers raises whatever its bytes lead it to
         raise _refused(model_path, error) from error
-    named = file.named_data.buffers if file.named_data is not None else []
     return PlannedMemory(
         arena_bytes=sum(plan.non_const_buffer_sizes),
-        delegate_bytes=sum(len(delegate.data) for delegate in program.backend_delegate_data),
-        constant_bytes=sum(len(buffer.storage) for buffer in program.constant_buffer),
-        weight_bytes=sum(map(len, named)),
+        delegate_bytes=sizes[0] + inline_delegates,
+        constant_bytes=sizes[1] + inline_constants,
+        named_bytes=sizes[2],
     )
+
+
+def _is_segment(delegate: Any) -> bool:  # noqa: ANN401
+    return bool(delegate.processed.location.name == "SEGMENT")
+
+
+def _read_program(model_path: Path) -> tuple[Any, list[int]]:
+    """The program without its segments, and their sizes. ExecuTorch's own reader copies the whole file twice."""
+    from executorch.exir._serialize._flatbuffer_program import _flatbuffer_to_program
+
+    with model_path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        header = data[HEADER]
+        has_segments = header[:4] == b"eh00"
+        size, base = (int.from_bytes(header[at : at + 8], "little") for at in (8, 16))
+        program = _flatbuffer_to_program(data[:size] if has_segments else data[:])
+        for segment in program.segments:
+            if base + segment.offset + segment.size > len(data):
+                raise ValueError("a segment lies beyond the end of the file")
+    return program, [segment.size for segment in program.segments]

@@ -52,6 +52,7 @@ def decode_quantized(
     codes: npt.NDArray[np.uint8],
     scales: npt.NDArray[np.float32],
     zero_points: npt.NDArray[np.uint8] | None,
+    *,
     codebook: npt.NDArray[np.float32] | None = None,
 ) -> QuantizedTensor:
     """Unpack what `encode_quantized` packed; the scales of a palette are ones `[out, 1]`."""

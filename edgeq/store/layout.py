@@ -33,8 +33,8 @@ REMEDY = "Delete the store and quantize again."
 
 @dataclass(frozen=True, kw_only=True)
 class TensorRecord:
-    """One stored weight. shape: `[out, in]` where `scheme` is given, else the module's own. bytes: of codes, scales, zero
-    points and codebook, or of the values. dtype: of a weight that is not quantized. digest: of one that is."""
+    """One stored weight. shape: `[out, in]` where `scheme` is given, else the module's own. bytes: of codes, scales,
+    zero points and codebook, or of the values. dtype: of a weight that is not quantized. digest: of one that is."""
 
     shape: tuple[int, ...]
     bytes: int

@@ -148,7 +148,7 @@ class QuantizedModel:
         scheme, shape, packed = self.quantization(stored), self._record(stored).shape, self.packed(stored)
         try:
             outputs, inputs = shape
-            tensor = decode_quantized(scheme, (outputs, inputs), *packed, self.codebook(stored))
+            tensor = decode_quantized(scheme, (outputs, inputs), *packed, codebook=self.codebook(stored))
         except (ValueError, InternalError):
             tensor = None
         if tensor is None or tensor.shape != shape:

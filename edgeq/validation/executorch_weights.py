@@ -54,7 +54,7 @@ class ExecuTorchWeights:
         outputs, inputs = location.shape
         groups = scheme.groups(inputs)
         is_table = location.codes.startswith(CONSTANT)
-        codes = _codes(self._bytes(location.codes), scheme, is_table=is_table).reshape(outputs, inputs)
+        codes = _codes(self._bytes(location.codes), scheme, is_table=is_table).reshape(outputs, -1)[:, :inputs]
         scale_bytes = self._bytes(location.scales)
         if len(scale_bytes) == 2 * outputs * groups:
             scales = (np.frombuffer(scale_bytes, np.uint16).astype(np.uint32) << 16).view(np.float32)
@@ -66,7 +66,7 @@ class ExecuTorchWeights:
             stored = self._bytes(location.zero_points)
             zero_points = _table_zeros(stored) if is_table else _corrected_zeros(stored, scales)
             zero_points = (zero_points.reshape(outputs, groups) + scheme.default_zero_point).astype(np.uint8)
-        return QuantizedTensor(scheme=scheme, codes=codes, scales=scales, zero_points=zero_points)
+        return QuantizedTensor(scheme=scheme, codes=np.ascontiguousarray(codes), scales=scales, zero_points=zero_points)
 
     def _bytes(self, place: str) -> bytes:
         kind, _, name = place.partition(":")

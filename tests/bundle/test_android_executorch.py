@@ -30,6 +30,7 @@ def android_bundle(tmp_path: Path, interface: Interface | None = None) -> tuple[
     ("interface", "kind"), [(stateful_interface("executorch"), "generator"), (encoder_interface(), "encoder")]
 )
 def test_files(tmp_path: Path, interface: Interface, kind: str) -> None:
+    """The golden Kotlin was compiled, against stubs of what the AAR declares, and never run: a change must be meant."""
     manifest, directory = android_bundle(tmp_path, interface)
     written = texts_in(directory / "android")
     assert set(written) == {"EdgeqBundle.kt", "EdgeqModel.kt", "build.gradle.kts", "README.md"}

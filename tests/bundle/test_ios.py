@@ -33,6 +33,7 @@ def ios_bundle(tmp_path: Path, format: Format, interface: Interface | None = Non
 @pytest.mark.parametrize("format", ["coreml", "executorch"])
 @pytest.mark.parametrize("kind", ["generator", "encoder"])
 def test_files(tmp_path: Path, format: Format, kind: str) -> None:
+    """The golden Swift was parsed when it was written, never compiled: see that a change is meant."""
     interface = stateful_interface(format) if kind == "generator" else encoder_interface()
     manifest, directory = ios_bundle(tmp_path, format, interface)
     written = texts_in(directory / "ios")

@@ -44,4 +44,5 @@ def tensors(draw: st.DrawFn) -> QuantizedTensor:
 
 def _powers(random: np.random.Generator, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Powers of two, which are exact in every scale dtype."""
-    return (2.0 ** random.integers(-8, 4, shape) * random.choice([-1.0, 1.0], shape)).astype(np.float32)
+    values: npt.NDArray[np.float32] = 2.0 ** random.integers(-8, 4, shape) * random.choice([-1.0, 1.0], shape)
+    return values.astype(np.float32)

@@ -40,7 +40,7 @@ def test_the_store_keeps_every_bit(tensor: QuantizedTensor) -> None:
         encoded.arrays["w.codes"],
         encoded.arrays.get("w.scales", np.ones((tensor.shape[0], 1), np.float32)),
         encoded.arrays.get("w.zero_points"),
-        encoded.arrays.get("w.codebook"),
+        codebook=encoded.arrays.get("w.codebook"),
     )
     assert tensor_digest("w", back) == tensor_digest("w", tensor) == encoded.record.digest
     np.testing.assert_array_equal(back.dequantize(), tensor.dequantize())

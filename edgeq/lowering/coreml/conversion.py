@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -11,12 +12,14 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 import torch
+from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
 from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline, PassPipelineManager
-from torch import nn
-from torch.export import Dim, ExportedProgram
+from torch import fx, nn
+from torch.export import Dim, ExportedProgram, default_decompositions
 
 from edgeq.errors import UnsupportedModelError
 from edgeq.lowering.coreml.converters import Converters
+from edgeq.lowering.coreml.kernels import MASKED
 from edgeq.lowering.quiet import quiet_torch
 
 SKIPPED = {
@@ -26,6 +29,9 @@ SKIPPED = {
 }
 SUMS = ("reduce_sum", "reduce_sum_square", "reduce_l2_norm")
 """They may exceed 65504 where their terms do not, so they are float32."""
+ANGLES = ("cast", "concat", "expand_dims", "matmul", "mul", "reshape", "squeeze", "tile", "transpose")
+"""What lies between a position and its sine."""
+ENDLESS = 1e30
 
 
 def convert(
@@ -44,7 +50,7 @@ def convert(
                 convert_to="milinternal",
                 minimum_deployment_target=ct.target.iOS18,
                 outputs=[ct.TensorType(name=output, dtype=np.float32)],
-                compute_precision=ct.transform.FP16ComputePrecision(lambda operation: operation.op_type not in SUMS),
+                compute_precision=ct.transform.FP16ComputePrecision(_may_be_half),
                 pass_pipeline=_pipeline(),
             )
             PassPipelineManager.apply_pipeline(program, PassPipeline.get_pipeline("backend_mlprogram"))
@@ -60,12 +66,51 @@ def _export(module: nn.Module, examples: tuple[torch.Tensor, ...], longest: int 
     try:
         with quiet_torch(), torch.no_grad():
             exported = torch.export.export(module.eval(), examples, dynamic_shapes=shapes, strict=False)
-            decomposed: ExportedProgram = exported.run_decompositions({})
-            return decomposed
+            return _with_finite_numbers(_decomposed(exported.run_decompositions({})))
     except UnsupportedModelError:
         raise
     except Exception as error:  # torch.export has no common error type
         raise _unsupported("torch could not trace", error) from error
+
+
+def _decomposed(exported: ExportedProgram) -> ExportedProgram:
+    """Without the operators that coremltools does not know and torch knows how to express by others."""
+    calls = [node for node in exported.graph.nodes if node.op == "call_function"]
+    unknown = {node.target for node in calls if not _is_known(node)}
+    rules: Any = default_decompositions()
+    table = {target: rule for target, rule in rules.items() if target in unknown}
+    result: ExportedProgram = exported.run_decompositions(table) if table else exported
+    return result
+
+
+def _is_known(node: fx.Node) -> bool:
+    name = node.target.name() if isinstance(node.target, torch._ops.OpOverload) else None
+    return name is None or _TORCH_OPS_REGISTRY.get_func(name) is not None
+
+
+def _with_finite_numbers(exported: ExportedProgram) -> ExportedProgram:
+    """Numbers that stand for infinity become some that float16 holds: an infinity times 0 is not a number."""
+    for node in exported.graph.nodes:
+        node.args = fx.node.map_aggregate(node.args, _finite)
+        node.kwargs = fx.node.map_aggregate(node.kwargs, _finite)
+    return exported
+
+
+def _finite(value: Any) -> Any:  # noqa: ANN401 - arguments of nodes
+    is_endless = isinstance(value, float) and abs(value) >= ENDLESS
+    return math.copysign(MASKED, value) if is_endless else value
+
+
+def _may_be_half(operation: Any) -> bool:  # noqa: ANN401 - coremltools has no types
+    return operation.op_type not in SUMS and not _is_angle(operation)
+
+
+def _is_angle(operation: Any) -> bool:  # noqa: ANN401 - coremltools has no types
+    """Sines, cosines and what computes their angles from positions, which float16 does not tell apart above 2048."""
+    if operation.op_type in ("sin", "cos"):
+        return True
+    users = [user for output in operation.outputs for user in output.child_ops]
+    return any(user.op_type in ("sin", "cos") or (user.op_type in ANGLES and _is_angle(user)) for user in users)
 
 
 def _pipeline() -> Any:  # noqa: ANN401 - coremltools has no types

@@ -15,6 +15,7 @@ from edgeq.lowering.coreml import operators
 from edgeq.lowering.stateful import AttentionCall, Replay, quantized_uses
 from edgeq.store import QuantizedModel
 
+LARGEST = 65504.0
 MASKED = -3e4
 """What is added to the score of a hidden position: finite in float16, and e to its power is zero."""
 
@@ -70,22 +71,26 @@ class Kernels(nn.Module):
             key = self._updated("key", call.layer, key, inputs)
             value = self._updated("value", call.layer, value, inputs)
         mask = self._mask(call, query.shape[2], inputs)
-        _, heads, sequence, size = query.shape
+        _, heads, _, size = query.shape
         shared = key.shape[1]
+        if shared != heads and not self.cache_shapes:
+            repeats = heads // shared  # a stack of a length that varies has no shape that coremltools could tell
+            key, value = (part.repeat_interleave(repeats, dim=1) for part in (key, value))
+            shared = heads
         scaled = (query * call.scale)[0]
         if shared != heads:
-            scaled = scaled.reshape(shared, heads // shared * sequence, size)
+            scaled = scaled.reshape(shared, -1, size)
         scores = torch.matmul(scaled, key[0].transpose(1, 2))
         if shared != heads:
-            scores = scores.reshape(heads, sequence, key.shape[2])
+            scores = scores.reshape(heads, -1, key.shape[2])
         if call.softcap:
             scores = torch.tanh(scores / call.softcap) * call.softcap
         probabilities = _softmax(scores + mask, sinks)
         if shared != heads:
-            probabilities = probabilities.reshape(shared, heads // shared * sequence, key.shape[2])
+            probabilities = probabilities.reshape(shared, -1, key.shape[2])
         result = torch.matmul(probabilities, value[0])
         if shared != heads:
-            result = result.reshape(heads, sequence, value.shape[3])
+            result = result.reshape(heads, -1, value.shape[3])
         return result.transpose(0, 1)[None]
 
     def append_cache(
@@ -191,7 +196,11 @@ def build_model(captured: CapturedModel, store: QuantizedModel, context_length: 
             if node.target is captured_operators.attention:
                 _, heads, _, size = node.args[1].meta["val"].shape
                 kernels.add_cache(node.args[4], heads, size)
-    return Model(captured, store, kernels)
+    model = Model(captured, store, kernels)
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer[buffer <= -LARGEST] = MASKED
+    return model
 
 
 def _softmax(scores: torch.Tensor, sinks: torch.Tensor | None) -> torch.Tensor:

@@ -5,6 +5,7 @@ XNNPACK drops zero points silently, so linears with them add `groupsum(x) @ -(sc
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,10 @@ def check_linear(name: str, tensor: QuantizedTensor) -> None:
     scheme, inputs = tensor.scheme, tensor.shape[1]
     group_size = scheme.group_size or inputs
     problem = ""
-    if scheme.bits == 8 and tensor.scales.shape[1] != 1:
+    if scheme.codebook is not None:
+        problem = "codebooks"
+    elif scheme.bits == 8 and tensor.scales.shape[1] != 1:
         problem = f"8-bit groups of {group_size}: its kernels have one scale per channel"
-    elif inputs % group_size:
-        problem = f"groups of {group_size} that do not divide {inputs} inputs"
     elif scheme.bits < 8 and group_size % GROUP_MULTIPLE:
         problem = f"groups of {group_size}: only multiples of {GROUP_MULTIPLE}"
     elif scheme.bits < 8 and not np.array_equal(_bfloat16(tensor.scales), tensor.scales):
@@ -37,8 +38,26 @@ def check_linear(name: str, tensor: QuantizedTensor) -> None:
         raise UnsupportedModelError(f"XNNPACK cannot hold {name}: {problem}.", remedy=REMEDY)
 
 
+def check_table(name: str, tensor: QuantizedTensor) -> None:
+    """Raises UnsupportedModelError where the embedding kernel cannot hold a table: its groups must fill the rows."""
+    if tensor.scheme.codebook is not None or tensor.shape[1] % (tensor.scheme.group_size or tensor.shape[1]):
+        raise UnsupportedModelError(
+            f"ExecuTorch's embedding cannot hold {name} as {tensor.scheme.label()}.", remedy=REMEDY
+        )
+
+
 def _bfloat16(values: np.ndarray[Any, np.dtype[np.float32]]) -> np.ndarray[Any, np.dtype[np.float32]]:
     return torch.from_numpy(values).to(torch.bfloat16).to(torch.float32).numpy()
+
+
+def padded(tensor: QuantizedTensor) -> QuantizedTensor:
+    """The same weights with a full last group: kernels know no other, and inputs of 0 meet what is added."""
+    missing = tensor.scales.shape[1] * (tensor.scheme.group_size or tensor.shape[1]) - tensor.shape[1]
+    if not missing:
+        return tensor
+    middle = tensor.scheme.default_zero_point
+    codes = np.pad(tensor.codes, ((0, 0), (0, missing)), constant_values=middle)
+    return replace(tensor, codes=codes)
 
 
 def carrier(tensor: QuantizedTensor, *, zero_points: bool, int8_activations: bool) -> nn.Parameter:
@@ -75,7 +94,9 @@ class QuantizedLinear(nn.Module):
     def __init__(self, name: str, tensor: QuantizedTensor) -> None:
         super().__init__()
         check_linear(name, tensor)
-        self.weight = carrier(tensor, zero_points=False, int8_activations=True)
+        full = padded(tensor)
+        self.padding = full.shape[1] - tensor.shape[1]
+        self.weight = carrier(full, zero_points=False, int8_activations=True)
         self.groups = tensor.scales.shape[1]
         self.correction: nn.Parameter | None = None
         if tensor.zero_points is not None:
@@ -84,6 +105,8 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """`[..., inputs]` to `[..., outputs]`, float32."""
+        if self.padding:
+            x = nn.functional.pad(x, (0, self.padding))
         product = nn.functional.linear(x, self.weight, bias)
         if self.correction is None:
             return product

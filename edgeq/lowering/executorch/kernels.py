@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from edgeq.errors import UnsupportedModelError
-from edgeq.lowering.executorch.carriers import QuantizedLinear, carrier
+from edgeq.lowering import operators
+from edgeq.lowering.executorch.carriers import QuantizedLinear, carrier, check_table
 from edgeq.lowering.stateful import AttentionCall, quantized_weight
 from edgeq.store import QuantizedModel
 
@@ -45,6 +46,7 @@ class ExecuTorchKernels(nn.Module):
         """An embedding; any group size, with zero points or without."""
         if key(name) not in self.tables:
             tensor = quantized_weight(self.store, name)
+            check_table(name, tensor)
             self.tables[key(name)] = carrier(tensor, zero_points=True, int8_activations=False)
 
     def add_cache(self, layer: int, heads: int, key_size: int, value_size: int) -> None:
@@ -54,6 +56,30 @@ class ExecuTorchKernels(nn.Module):
         self.cache_shapes[layer] = (heads, key_size)
         for part, size in (("key", key_size), ("value", value_size)):
             self.register_buffer(f"{part}_cache_{layer}", torch.zeros(1, self.context_length, heads, size))
+
+    def add_functions(self, graph: fx.Graph) -> dict[Any, Callable[..., Any]]:
+        """The operators of `graph` that XNNPACK takes whole only as products with constant matrices.
+
+        It has no mean over the last axis, and no slices of a rotary embedding; each operator that it lacks ends a
+        delegate, lowering time grows with the number of delegates, and so does what is copied between them.
+        """
+        for node in graph.nodes:
+            arguments: Any = node.args
+            if node.target is operators.rms_norm:
+                width = arguments[1].meta["val"].shape[0]
+                self.register_buffer(f"mean_{width}", torch.full((1, width), 1.0 / width), persistent=False)
+            elif node.target is operators.rotary:
+                width = arguments[0].meta["val"].shape[-1]
+                self.register_buffer(f"turn_{width}", _half_turn(width), persistent=False)
+        return {operators.rms_norm: self._rms_norm, operators.rotary: self._rotary}
+
+    def _rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        mean = nn.functional.linear(x * x, getattr(self, f"mean_{x.shape[-1]}"))
+        return x * torch.rsqrt(mean + eps) * weight
+
+    def _rotary(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        turned = nn.functional.linear(x, getattr(self, f"turn_{x.shape[-1]}"))
+        return x * cos[:, None] + turned * sin[:, None]
 
     def linear(self, name: str, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         output: torch.Tensor = self.linears[key(name)](x, bias)
@@ -110,6 +136,15 @@ class ExecuTorchKernels(nn.Module):
             llama_ops().update_cache(new.transpose(1, 2), cache, start)
             caches.append(cache)
         return caches[0], caches[1]
+
+
+def _half_turn(width: int) -> torch.Tensor:
+    """`[width, width]` that takes the halves `(a, b)` to `(-b, a)`, the rotation that rotary embeddings are made of."""
+    half = width // 2
+    turn = torch.zeros(width, width)
+    turn[:half, half:] = -torch.eye(half)
+    turn[half:, :half] = torch.eye(half)
+    return turn
 
 
 def key(name: str) -> str:

@@ -108,7 +108,7 @@ def prepare(captured: CapturedModel, store: QuantizedModel, context_length: int)
 def _module(
     captured: CapturedModel, store: QuantizedModel, kernels: ExecuTorchKernels
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    replay = Replay(captured, store, kernels)
+    replay = Replay(captured, store, kernels, kernels.add_functions(captured.program.graph))
     if store.info.task == "text-generation":
         return LanguageModel(replay).eval(), ("tokens", "input_pos")
     names = tuple(str(name) for name in captured.program.graph_signature.user_inputs)

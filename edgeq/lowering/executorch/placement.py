@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from edgeq.core.artifact import TABLE_SUFFIX, WeightLocation
 from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import UnsupportedModelError
+from edgeq.lowering.executorch.carriers import padded
 from edgeq.lowering.executorch.kernels import ExecuTorchKernels, key
 from edgeq.lowering.stateful import quantized_weight
 from edgeq.store import QuantizedModel
@@ -64,6 +66,7 @@ def place(pte: bytes, store: QuantizedModel, kernels: ExecuTorchKernels) -> dict
 
 def _linear(places: Places, name: str, tensor: QuantizedTensor) -> WeightLocation:
     """XNNPACK's layout: for 4 bits two codes a byte, the lower half first, and bfloat16 scales."""
+    shape, tensor = tensor.shape, padded(tensor)
     if tensor.scheme.bits == 4:
         codes = tensor.codes[:, 0::2] | (tensor.codes[:, 1::2] << 4)
         scales: Array = (tensor.scales.view(np.uint32) >> 16).astype(np.uint16)
@@ -74,7 +77,8 @@ def _linear(places: Places, name: str, tensor: QuantizedTensor) -> WeightLocatio
         zeros = tensor.zero_points.astype(np.float32) - tensor.scheme.default_zero_point
         correction = -(tensor.scales * zeros)
         zero_points = places.of(name, "zero points", (correction, correction.T))
-    return _location(tensor, places.of(name, "codes", (codes,)), places.of(name, "scales", (scales,)), zero_points)
+    location = _location(tensor, places.of(name, "codes", (codes,)), places.of(name, "scales", (scales,)), zero_points)
+    return replace(location, shape=shape)
 
 
 def _table(places: Places, name: str, tensor: QuantizedTensor) -> WeightLocation:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from edgeq.core.artifact import WeightLocation
 from edgeq.core.scheme import Scheme
+from edgeq.errors import UnsupportedModelError
 from edgeq.lowering.onnx.external_data import ExternalData
 from edgeq.store import QuantizedModel
 
@@ -109,6 +110,11 @@ class Weights:
 
     def _reserve_matrix(self, names: tuple[str, ...]) -> Matrix:
         scheme = self.store.quantization(names[0])
+        if scheme.codebook is not None:
+            raise UnsupportedModelError(
+                f"{names[0]} is {scheme.label()}, which ONNX Runtime's kernels do not hold.",
+                remedy="Use --format coreml, or the method mse.",
+            )
         rows = [self.shape(name)[0] for name in names]
         outputs, inputs = sum(rows), self.shape(names[0])[1]
         block = kernel_block(scheme, inputs)

@@ -46,7 +46,7 @@ def _flatten_2d(x: Tensor, *, axis: int) -> Tensor:
 
 def _concat(values: list[Tensor], *, axis: int, interleave: bool = False) -> Tensor:
     if not interleave:
-        return torch.cat([torch.atleast_1d(value) for value in values], axis)
+        return torch.cat([value if value.dim() else value[None] for value in values], axis)
     place = axis % values[0].dim()
     return torch.stack(values, place + 1).flatten(place, place + 1)
 

@@ -1,0 +1,1 @@
+"""Tests of the Core ML drivers, the interpreter and its operations."""

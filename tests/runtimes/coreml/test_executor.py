@@ -1,0 +1,93 @@
+"""Who executes: Core ML on a Mac (here made of Python), the interpreter elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgeq.errors import CorruptInputError, RuntimeUnavailableError
+from edgeq.runtimes.coreml import Encoder, TextGenerator, executor
+from edgeq.runtimes.coreml.interpreter import Interpreter
+from edgeq.runtimes.coreml.package import import_coremltools, open_package
+from tests.runtimes.coreml import models
+
+IDS = [3, 1, 4, 1, 5, 2, 6]
+CALLS: list[tuple[str | None, bool]] = []
+
+
+class FakeModel:
+    """coremltools' MLModel on a Mac: one function, a state that comes from outside."""
+
+    fails: str = ""
+
+    def __init__(self, path: str, function_name: str | None = None) -> None:
+        if FakeModel.fails == "load":
+            raise RuntimeError("cannot compile\nand more")
+        self._interpreter = Interpreter(open_package(Path(path)))
+        self._name = function_name
+
+    def make_state(self) -> dict[str, Any]:
+        if FakeModel.fails == "state":
+            raise RuntimeError("only on macOS 15+")
+        self._interpreter.reset()
+        return self._interpreter._states
+
+    def predict(self, inputs: dict[str, Any], state: Any = None) -> dict[str, Any]:  # noqa: ANN401
+        if FakeModel.fails == "predict":
+            raise RuntimeError("no")
+        CALLS.append((self._name, state is not None))
+        self._interpreter._states = state or {}
+        return dict(self._interpreter.run(self._name or "main", inputs))
+
+
+@pytest.fixture
+def mac(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(import_coremltools().models, "MLModel", FakeModel)
+    monkeypatch.setattr(FakeModel, "fails", "")
+    CALLS.clear()
+
+
+@pytest.mark.usefixtures("mac")
+def test_on_a_mac_functions_share_a_state(tmp_path: Path) -> None:
+    generator = TextGenerator(models.save_generator(tmp_path / "model.mlpackage"), models.GENERATOR)
+    assert generator.executed_by == "Core ML"
+    np.testing.assert_array_equal(generator.prefill(IDS, keep=2), models.logits(IDS)[-2:])
+    assert CALLS == [("prefill", True), ("prefill", True), ("decode", True)]
+    generator.reset()
+    np.testing.assert_array_equal(generator.forward(IDS), models.logits(IDS)[-1:])
+
+
+@pytest.mark.usefixtures("mac")
+def test_on_a_mac_one_function_has_no_name_and_no_state(tmp_path: Path) -> None:
+    encoder = Encoder(models.save_encoder(tmp_path / "model.mlpackage"), models.ENCODER)
+    np.testing.assert_allclose(encoder.forward([[1, 2]]), models.TABLE[[1, 2]].mean(0)[None])
+    assert CALLS == [(None, False)]
+
+
+@pytest.mark.usefixtures("mac")
+@pytest.mark.parametrize(
+    ("fails", "error", "says"),
+    [
+        ("load", CorruptInputError, "refuses model.mlpackage: cannot compile"),
+        ("state", RuntimeUnavailableError, "macOS 15"),
+        ("predict", CorruptInputError, "does not run 'decode'"),
+    ],
+)
+def test_what_core_ml_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, error: type[Exception], says: str
+) -> None:
+    path = models.save_generator(tmp_path / "model.mlpackage")
+    monkeypatch.setattr(FakeModel, "fails", fails)
+    with pytest.raises(error, match=says):
+        TextGenerator(path, models.GENERATOR).prefill([1])
+
+
+def test_elsewhere_the_interpreter_executes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    opened = executor.open_executor(models.save_decoder(tmp_path / "model.mlpackage"))
+    assert isinstance(opened, Interpreter)
