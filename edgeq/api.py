@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgeq.core.model import Task
     from edgeq.core.report import Report
     from edgeq.progress import Progress
-    from edgeq.runtimes.onnxruntime import Encoder, TextGenerator
+    from edgeq.runtimes.generation import Encoder, TextGenerator
 
 
 def export(

@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import pytest
 
+from edgeq.api import export
 from edgeq.bundle.manifest import MANIFEST, file_entry, manifest_bytes, read_manifest
 from edgeq.core.report import Report, Verdict
 from edgeq.errors import CorruptInputError
-from edgeq.api import export
 from edgeq.pipeline import validate
 from edgeq.validation.onnx_weights import artifact_digest
 from tests.tiny_models import tiny_llama

@@ -9,7 +9,6 @@ from edgeq.core.model import Pooling, Task
 from edgeq.core.scheme import Codebook, ScaleDtype
 from edgeq.core.target import Format
 
-
 TABLE_SUFFIX = " (table)"
 """Follows a weight's name where a second copy of it, for look-ups, has a location of its own."""
 

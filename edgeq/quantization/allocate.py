@@ -11,7 +11,7 @@ from edgeq.core.recipe import Assignment, Plan, Recipe, Rule
 from edgeq.core.scheme import FLOAT_BITS, ScaleDtype, Scheme
 from edgeq.core.target import Format, TargetProfile
 from edgeq.errors import UsageError
-from edgeq.quantization.methods import NO_METHOD, resolve_method
+from edgeq.quantization.methods import AUTO, CODEBOOKS, DEFAULT_METHOD, NO_METHOD, function_for, resolve_method
 from edgeq.quantization.stage import FloatModel
 
 GROUP_SIZES = {4: 64, 8: 64}
@@ -21,6 +21,8 @@ a tenth faster than 32. With 8 bits all three are nearly exact, but the kernels 
 keeps .9995 in total, 128 only .9991, too near the gate of .999."""
 XNNPACK_GROUP = 32
 """ExecuTorch's 4-bit kernels take symmetric groups of at least 32 with 16-bit scales: 4.5 bits in all."""
+PALETTE_ROWS = (16, 8, 4, 2, 1)
+"""Outputs that share a palette, the first that divides them: the Neural Engine has one table per group of channels."""
 SMALLEST_GROUP = 32
 SMALL_MODEL = 1_000_000_000
 """Below this many parameters, embeddings and head are a large share of the error but a small one of the bytes."""
@@ -37,20 +39,21 @@ def allocate(
     Linears get `recipe.bits`; embeddings and the head `recipe.embedding_bits`, by default 8 with fewer than a thousand
     million parameters and `recipe.bits` above. Zero points are the default: with 4 bits they cost 1/8 bit and take 14 %
     off the squared error, and the kernels are as fast with them. A tied head and embedding are one tensor and share one
-    scheme. Raises UsageError for a rule that matches no matrix, UnknownNameError for an unknown method.
+    scheme. The methods with codebooks are Core ML's. Raises UsageError for a rule without a matrix and for a method
+    that does not go with the scheme or the formats, UnknownNameError for an unknown method.
     """
     info = model.info
     _check_rules(recipe.rules, info)
     method = resolve_method(recipe.method)
     grid = _Grid(target=target, formats=target.formats[:1] if formats is None else formats)
+    _check_codebook(recipe, method, grid)
     assignments = {}
     for name, weight in info.weights.items():
         rule = _rule_for(recipe.rules, _names(info, name))
         if not weight.is_matrix or (rule is None and _size(weight) < SMALLEST_MATRIX):
             continue
         scheme = rule.scheme if rule else _default_scheme(recipe, info, weight, grid)
-        chosen = resolve_method(rule.method) if rule else method
-        assignments[name] = Assignment(scheme=scheme, method=NO_METHOD if scheme.is_float else chosen)
+        assignments[name] = Assignment(scheme=scheme, method=_method(scheme, rule.method if rule else recipe.method))
     return Plan(assignments=assignments)
 
 
@@ -88,6 +91,19 @@ def _default_scheme(recipe: Recipe, info: ModelInfo, weight: WeightInfo, grid: _
     if bits == FLOAT_BITS:
         return Scheme(bits=FLOAT_BITS)
     group_size = grid.group_size(bits, weight.outputs_inputs[1]) if recipe.group_size is None else recipe.group_size
+    codebook = CODEBOOKS.get(resolve_method(recipe.method))
+    if codebook == "palette":
+        rows = next(rows for rows in PALETTE_ROWS if weight.outputs_inputs[0] % rows == 0)
+        return Scheme(
+            bits=bits,
+            group_size=None,
+            symmetric=True,
+            scale_dtype=grid.scale_dtype,
+            codebook=codebook,
+            palette_rows=rows,
+        )
+    if codebook == "nf4" and bits == 4:
+        return Scheme(bits=4, group_size=group_size, symmetric=True, scale_dtype=grid.scale_dtype, codebook=codebook)
     return Scheme(
         bits=bits,
         group_size=group_size,
@@ -95,6 +111,34 @@ def _default_scheme(recipe: Recipe, info: ModelInfo, weight: WeightInfo, grid: _
         scale_dtype=grid.scale_dtype,
         signed_scales="executorch" not in grid.formats,
     )
+
+
+def _method(scheme: Scheme, asked: str) -> str:
+    """The method of a tensor: the default where a codebook method leaves an integer grid, as NF4 does with 8 bits."""
+    if scheme.is_float:
+        return NO_METHOD
+    method = resolve_method(asked)
+    if asked == AUTO and scheme.codebook is not None:
+        method = scheme.codebook
+    elif method in CODEBOOKS and scheme.codebook is None:
+        method = DEFAULT_METHOD
+    function_for(method, scheme)
+    return method
+
+
+def _check_codebook(recipe: Recipe, method: str, grid: _Grid) -> None:
+    if method not in CODEBOOKS:
+        return
+    if grid.formats != ("coreml",):
+        raise UsageError(
+            f"The method {method!r} makes codebooks, which only Core ML holds.",
+            remedy="Use --target ios --format coreml, or the method mse.",
+        )
+    if recipe.symmetric is False or (method == "palette" and recipe.group_size is not None):
+        raise UsageError(
+            f"The method {method!r} has no zero points, and palettes no groups.",
+            remedy="Leave out --asymmetric and --group-size.",
+        )
 
 
 def _embedding_bits(recipe: Recipe, info: ModelInfo) -> int:

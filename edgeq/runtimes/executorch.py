@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import mmap
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -92,8 +91,12 @@ def _refused(model_path: Path, error: Exception) -> CorruptInputError:
 @contextmanager
 def _unheard() -> Iterator[None]:
     """Without what ExecuTorch and torchao say on being loaded, some of it past Python: none of it is about a model."""
-    sys.stderr.flush()
-    kept, silenced, nothing = os.dup(2), logging.root.manager.disable, os.open(os.devnull, os.O_WRONLY)
+    try:
+        kept = os.dup(2)
+    except OSError:  # nobody listens
+        yield
+        return
+    silenced, nothing = logging.root.manager.disable, os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nothing, 2)
         logging.disable(logging.WARNING)

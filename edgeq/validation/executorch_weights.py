@@ -18,6 +18,8 @@ from edgeq.validation.onnx_weights import read_entries
 
 Array = npt.NDArray[Any]
 NAMED, CONSTANT = "named", "constant"
+ALIGNMENT = 16
+"""Of constants in the file, in bytes."""
 
 
 class ExecuTorchWeights:
@@ -34,47 +36,57 @@ class ExecuTorchWeights:
             file = deserialize_pte_binary(model_path.read_bytes())
         except Exception as error:  # flatbuffers raises whatever its bytes lead it to
             raise _corrupt("it is not an ExecuTorch program") from error
-        self._constants = file.program.constant_buffer
+        self._constants = file.program.constant_buffer or []
         self._named = file.named_data
 
     def tensor(self, location: WeightLocation) -> QuantizedTensor:
         """One weight as the store holds it."""
-        scheme = Scheme(
-            bits=location.bits,
-            group_size=location.group_size,
-            symmetric=location.symmetric,
-            scale_dtype=location.scale_dtype,
-        )
         try:
+            scheme = Scheme(
+                bits=location.bits,
+                group_size=location.group_size,
+                symmetric=location.symmetric,
+                scale_dtype=location.scale_dtype,
+            )
             return self._decode(location, scheme)
         except (ValueError, IndexError, KeyError, AttributeError, EdgeqError) as error:
             raise _corrupt(f"{location.codes} does not hold a weight of {location.shape}") from error
 
     def _decode(self, location: WeightLocation, scheme: Scheme) -> QuantizedTensor:
         outputs, inputs = location.shape
-        groups = scheme.groups(inputs)
+        if location.rows != (0, outputs):
+            raise ValueError
+        shape = (outputs, scheme.groups(inputs))
         is_table = location.codes.startswith(CONSTANT)
-        codes = _codes(self._bytes(location.codes), scheme, is_table=is_table).reshape(outputs, -1)[:, :inputs]
-        scale_bytes = self._bytes(location.scales)
-        if len(scale_bytes) == 2 * outputs * groups:
-            scales = (np.frombuffer(scale_bytes, np.uint16).astype(np.uint32) << 16).view(np.float32)
+        full = shape[1] * (scheme.group_size or inputs)  # products have a full last group
+        stored = self._bytes(location.codes, outputs * full * scheme.bits // 8)
+        codes = _codes(stored, scheme, is_table=is_table).reshape(outputs, full)[:, :inputs]
+        if scheme.bits == 4 and not is_table:
+            halves = np.frombuffer(self._bytes(location.scales, 2 * shape[0] * shape[1]), np.uint16)
+            scales = (halves.astype(np.uint32) << 16).view(np.float32).reshape(shape)
         else:
-            scales = np.frombuffer(scale_bytes, np.float32)
-        scales = scales.reshape(outputs, groups)
+            scales = self._floats(location.scales, shape)
         zero_points = None
         if location.zero_points is not None:
-            stored = self._bytes(location.zero_points)
-            zero_points = _table_zeros(stored) if is_table else _corrected_zeros(stored, scales)
-            zero_points = (zero_points.reshape(outputs, groups) + scheme.default_zero_point).astype(np.uint8)
+            stored_zeros = self._floats(location.zero_points, shape)
+            zero_points = _zero_points(stored_zeros if is_table else _corrected_zeros(stored_zeros, scales), scheme)
         return QuantizedTensor(scheme=scheme, codes=np.ascontiguousarray(codes), scales=scales, zero_points=zero_points)
 
-    def _bytes(self, place: str) -> bytes:
+    def _floats(self, place: str, shape: tuple[int, int]) -> npt.NDArray[np.float32]:
+        return np.frombuffer(self._bytes(place, 4 * shape[0] * shape[1]), np.float32).reshape(shape)
+
+    def _bytes(self, place: str, size: int) -> bytes:
+        """The `size` bytes at `place`; constants may be followed by what aligns the next one."""
         kind, _, name = place.partition(":")
         if kind == NAMED:
-            return bytes(self._named.buffers[self._named.pte_data[name].buffer_index])
-        if kind == CONSTANT and name.isdecimal():
-            return bytes(self._constants[int(name)].storage)
-        raise _corrupt(f"it has no place {place!r}")
+            stored, padding = bytes(self._named.buffers[self._named.pte_data[name].buffer_index]), 0
+        elif kind == CONSTANT and name.isdecimal():
+            stored, padding = bytes(self._constants[int(name)].storage), -size % ALIGNMENT
+        else:
+            raise _corrupt(f"it has no place {place!r}")
+        if len(stored) not in {size, size + padding}:
+            raise ValueError
+        return stored[:size]
 
 
 def artifact_digest(model_path: Path, weights: Mapping[str, Any]) -> str:
@@ -102,14 +114,18 @@ def _codes(stored: bytes, scheme: Scheme, *, is_table: bool) -> npt.NDArray[np.u
     return np.stack(halves, axis=-1)
 
 
-def _table_zeros(stored: bytes) -> Array:
-    return np.frombuffer(stored, np.float32)
+def _zero_points(signed: npt.NDArray[np.float32], scheme: Scheme) -> npt.NDArray[np.uint8]:
+    """Stored zero points count from the middle of the codes; they must be whole, and codes themselves."""
+    whole = np.rint(signed)
+    zeros = whole + np.float32(scheme.default_zero_point)
+    if not np.array_equal(whole, signed) or not ((zeros >= 0) & (zeros < scheme.levels)).all():
+        raise ValueError
+    return zeros.astype(np.uint8)
 
 
-def _corrected_zeros(stored: bytes, scales: npt.NDArray[np.float32]) -> Array:
-    """Zero points from the correction `-(scale * zero)`, with scales `[outputs, groups]`; they must be whole."""
-    correction = np.frombuffer(stored, np.float32).reshape(scales.shape)
-    zeros = np.rint(-correction / scales)
+def _corrected_zeros(correction: npt.NDArray[np.float32], scales: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Zero points from `-(scale * zero)`, which must be what whole ones make."""
+    zeros: npt.NDArray[np.float32] = np.rint(-correction / scales)
     if not np.array_equal(-(scales * zeros), correction):
         raise ValueError
     return zeros

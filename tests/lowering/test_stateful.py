@@ -107,4 +107,5 @@ def _dequantized(store: QuantizedModel) -> nn.Module:
     names = [*store.names(), *store.info.tied]
     weights = {name: torch.from_numpy(np.array(store.dequantized(name))) for name in names}
     module.load_state_dict(weights, strict=False)
-    return module.eval()
+    module.train(False)
+    return module

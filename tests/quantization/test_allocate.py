@@ -10,6 +10,7 @@ import pytest
 from edgeq.core.model import WeightInfo
 from edgeq.core.recipe import Assignment, Recipe, Rule
 from edgeq.core.scheme import Scheme
+from edgeq.core.target import Format
 from edgeq.errors import UnknownNameError, UsageError
 from edgeq.quantization import allocate
 from tests.quantization.fake_model import FakeModel, fake_model, target
@@ -137,3 +138,19 @@ def test_the_neural_engine_wants_channels(model: FakeModel) -> None:
     plan = allocate(model, Recipe(bits=8), on_engine, ("coreml",))
     expected = Scheme(bits=8, group_size=None, symmetric=True, scale_dtype="float16")
     assert plan.assignments[UP].scheme == expected
+
+
+def test_palettes_and_nf4_are_for_core_ml(model: FakeModel) -> None:
+    palettes = allocate(model, Recipe(method="palette"), target(), ("coreml",))
+    assert palettes.assignments[UP].method == "palette"
+    assert palettes.assignments[UP].scheme.codebook == "palette"
+    assert palettes.assignments["embed.weight"].scheme.bits == 8
+    nf4 = allocate(model, Recipe(method="nf4"), target(), ("coreml",))
+    assert nf4.assignments[UP].scheme.codebook == "nf4"
+    assert nf4.assignments["embed.weight"].method == "mse"
+    formats: tuple[Format, ...]
+    for formats in (("onnx",), ("coreml", "executorch")):
+        with pytest.raises(UsageError, match="only Core ML"):
+            allocate(model, Recipe(method="palette"), target(), formats)
+    with pytest.raises(UsageError, match="no groups"):
+        allocate(model, Recipe(method="palette", group_size=32), target(), ("coreml",))

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from edgeq.core.artifact import Interface
 from edgeq.errors import CorruptInputError, RuntimeUnavailableError, UsageError
-from edgeq.runtimes import onnxruntime as driver
 from edgeq.runtimes import generation
+from edgeq.runtimes import onnxruntime as driver
 from edgeq.runtimes.onnxruntime import Encoder, TextGenerator
 
 INTERFACE = Interface(

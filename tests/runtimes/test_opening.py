@@ -70,16 +70,25 @@ def test_paths_that_leave_the_bundle_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_model_file_is_refused(tmp_path: Path) -> None:
-    manifest = {"model": "model.onnx", "tokenizer": None, "interface": asdict(INTERFACE)}
+    manifest = {"format": "onnx", "model": "model.onnx", "tokenizer": None, "interface": asdict(INTERFACE)}
     (tmp_path / "edgeq.json").write_text(json.dumps(manifest))
     with pytest.raises(CorruptInputError, match="missing"):
+        open_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("format", [None, "tflite", ["onnx"]])
+def test_a_format_that_edgeq_does_not_know_is_refused(tmp_path: Path, format: object) -> None:
+    manifest = {"format": format, "model": "model.onnx", "tokenizer": None, "interface": asdict(INTERFACE)}
+    (tmp_path / "edgeq.json").write_text(json.dumps(manifest))
+    with pytest.raises(CorruptInputError, match="no format"):
         open_bundle(tmp_path)
 
 
 def test_importing_the_drivers_and_the_judge_loads_no_framework() -> None:
     code = (
         "import sys, edgeq.validation, edgeq.runtimes.opening, edgeq.validation.child;"
-        "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'tokenizers', 'onnx_ir'} & set(sys.modules);"
+        "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'tokenizers', 'onnx_ir', 'executorch', 'coremltools'}"
+        "& set(sys.modules);"
         "sys.exit(str(heavy) if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -84,13 +84,17 @@ def _decomposed(exported: ExportedProgram) -> ExportedProgram:
 
 
 def _is_known(node: fx.Node) -> bool:
-    name = node.target.name() if isinstance(node.target, torch._ops.OpOverload) else None
-    return name is None or _TORCH_OPS_REGISTRY.get_func(name) is not None
+    target: Any = node.target
+    is_operator = isinstance(target, torch._ops.OpOverload)
+    return not is_operator or _TORCH_OPS_REGISTRY.get_func(target.name()) is not None
 
 
 def _with_finite_numbers(exported: ExportedProgram) -> ExportedProgram:
     """Numbers that stand for infinity become some that float16 holds: an infinity times 0 is not a number."""
     for node in exported.graph.nodes:
+        if node.target is torch.ops.aten.gelu.default and "approximate" in node.kwargs:
+            node.args = (*node.args, node.kwargs["approximate"])  # coremltools reads it by position only, silently
+            node.kwargs = {}
         node.args = fx.node.map_aggregate(node.args, _finite)
         node.kwargs = fx.node.map_aggregate(node.kwargs, _finite)
     return exported

@@ -82,7 +82,11 @@ def _encoder_inputs(captured: CapturedModel) -> tuple[str, ...]:
 
 def _notes(captured: CapturedModel, store: QuantizedModel) -> tuple[str, ...]:
     dense = sorted(dense_weights(captured, store))
-    return tuple(f"{name} is also stored as float16, as another operation than a product reads it" for name in dense)
+    notes = [f"{name} is also stored as float16, as another operation than a product reads it" for name in dense]
+    schemes = [store.scheme(name) for name in store.names()]
+    if any(scheme is not None and scheme.codebook == "nf4" for scheme in schemes):
+        notes.append("NF4 is stored as a table below scales, an order that coremltools itself writes for iOS 26 only")
+    return tuple(notes)
 
 
 def _output_name(info: ModelInfo) -> str:

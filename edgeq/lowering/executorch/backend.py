@@ -8,6 +8,8 @@ from torch.export import ExportedProgram
 
 from edgeq.core.artifact import Interface
 from edgeq.errors import UnsupportedModelError
+from edgeq.lowering.executorch.checks import check, weight_bytes
+from edgeq.lowering.executorch.retracing import unchanged_graphs_kept
 from edgeq.lowering.quiet import quiet_torch
 
 UNSAFE = ("AddmmConfig", "MMConfig")
@@ -24,12 +26,16 @@ def partitioner() -> Any:  # noqa: ANN401 - executorch has no types
 
 
 def to_pte(program: ExportedProgram, interface: Interface, longest: int) -> bytes:
-    """The file's bytes. longest: the most tokens of one call. Raises UnsupportedModelError."""
+    """The file's bytes. longest: the most tokens of one call.
+
+    Raises UnsupportedModelError where ExecuTorch cannot lower the program, or did not keep its weights packed.
+    """
     import executorch.kernels.quantized  # noqa: F401 - registers the quantized embeddings
     from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
 
+    largest = weight_bytes(program)
     try:
-        with quiet_torch():
+        with quiet_torch(), unchanged_graphs_kept():
             edge = to_edge_transform_and_lower(
                 {"forward": program},
                 partitioner=[partitioner()],
@@ -44,6 +50,7 @@ def to_pte(program: ExportedProgram, interface: Interface, longest: int) -> byte
             remedy="Use --format onnx for it, or report the architecture.",
         ) from error
     pte: bytes = lowered.buffer
+    check(pte, largest)
     return pte
 
 

@@ -80,7 +80,7 @@ def carrier(tensor: QuantizedTensor, *, zero_points: bool, int8_activations: boo
         qdata=torch.from_numpy(codes),
         scale=torch.from_numpy(np.array(tensor.scales)),
         zero_point=torch.from_numpy(zeros),
-        target_dtype={4: torch.int4, 8: torch.int8}[tensor.scheme.bits],
+        target_dtype={4: torch.int4, 8: torch.int8}[tensor.scheme.bits],  # type: ignore[attr-defined]
         block_size=(1, tensor.scheme.group_size or tensor.shape[1]),
         dtype=torch.float32,
         activation_quantization=ActivationQuantization.INT8_ASYM_PER_TOKEN if int8_activations else None,
@@ -110,5 +110,5 @@ class QuantizedLinear(nn.Module):
         product = nn.functional.linear(x, self.weight, bias)
         if self.correction is None:
             return product
-        sums = x.unflatten(-1, (self.groups, -1)).sum(-1)
+        sums = x.unflatten(-1, (self.groups, -1)).sum(-1)  # type: ignore[no-untyped-call]
         return product + nn.functional.linear(sums, self.correction)

@@ -1,4 +1,4 @@
-"""What a finished `.pte` must be before anybody runs it: weights no larger than packed, and operators that devices have.
+"""What a finished `.pte` must be before anybody runs it: weights no larger than packed, operators that devices have.
 
 ExecuTorch reports neither: a weight that a pass expanded to float32 is only a larger file, and an operator that nobody
 registered fails when the app loads the program.
@@ -9,14 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.export import ExportedProgram
 
-from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import UnsupportedModelError
-from edgeq.lowering.executorch.carriers import padded
-from edgeq.lowering.executorch.kernels import ExecuTorchKernels, key
-from edgeq.lowering.stateful import Replay, quantized_weight
+from edgeq.lowering.executorch.kernels import llama_ops
 
 BACKEND = "XnnpackBackend"
+BITS = {"torch.int4": 4, "torch.int8": 8}
 SLACK_BYTES = 64 << 10
 DELEGATE_BYTES = 8 << 10
 """What one delegate's graph may take: measured 0.5 to 3 kB."""
@@ -44,7 +43,7 @@ def check_operators(file: Program) -> None:
         for operator in plan.operators:
             name = f"{operator.name}.{operator.overload}" if operator.overload else operator.name
             if any(part in name for part in EXPANDING):
-                raise UnsupportedModelError(f"XNNPACK did not take a quantized product ({name} is left).", remedy=REMEDY)
+                raise UnsupportedModelError(f"XNNPACK left a quantized product: {name} would run.", remedy=REMEDY)
             if name not in known:
                 raise UnsupportedModelError(f"ExecuTorch's runtime has no kernel for {name}.", remedy=REMEDY)
         for delegate in plan.delegates:
@@ -66,55 +65,38 @@ def check_size(file: Program, largest: int) -> None:
         )
 
 
-def weight_bytes(replay: Replay, kernels: ExecuTorchKernels) -> int:
-    """What weights and constants take in the file: quantized ones packed, the others float32.
+def weight_bytes(program: ExportedProgram) -> int:
+    """What weights and constants may take in the file: carriers packed, the others as they are. Caches are not stored.
 
-    A weight that is both a table and the matrix of a product is stored once for each.
+    A weight that is both a table and the matrix of a product counts twice: portable kernels and XNNPACK each have it.
     """
-    store = kernels.store
-    names = [name for name in store.names() if store.is_quantized(name)]
-    tensors = [quantized_weight(store, name) for name in names if key(name) in kernels.linears]
-    total = sum(linear_bytes(tensor) for tensor in tensors)
-    total += sum(table_bytes(quantized_weight(store, name)) for name in names if key(name) in kernels.tables)
-    total += sum(buffer.nbytes for buffer in kernels.constants())
-    own = [*replay.parameters(recurse=False), *replay.buffers(recurse=False)]
-    return total + sum(tensor.nbytes for tensor in own) + sum(tensor.nbytes for tensor in _twice(replay))
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_lifted_tensor_constants}
+    names |= {node: name for node, name in signature.inputs_to_buffers.items() if name in program.constants}
+    total = 0
+    for node in program.graph.nodes:
+        if node.op != "placeholder" or node.name not in names:
+            continue
+        name = names[node.name]
+        copies = len({user.target is torch.ops.aten.embedding.default for user in node.users})
+        total += copies * _stored_bytes(program.state_dict.get(name, program.constants.get(name)))
+    return total
 
 
-def linear_bytes(tensor: QuantizedTensor) -> int:
-    """Codes, scales (bfloat16 with 4 bits) and the float32 matrix that carries the zero points."""
-    full = padded(tensor)
-    outputs, inputs = full.shape
-    groups = full.scales.shape[1]
-    scale_bytes = 2 if full.scheme.bits == 4 else 4
-    correction_bytes = 0 if full.zero_points is None else 4
-    return outputs * (inputs * full.scheme.bits // 8 + groups * (scale_bytes + correction_bytes))
-
-
-def table_bytes(tensor: QuantizedTensor) -> int:
-    """Codes, float32 scales and, where there are any, float32 zero points."""
-    outputs, inputs = tensor.shape
-    each = 4 if tensor.zero_points is None else 8
-    return outputs * (inputs * tensor.scheme.bits // 8 + tensor.scales.shape[1] * each)
-
-
-def _twice(replay: Replay) -> list[torch.Tensor]:
-    """Float tables that a product reads too: portable kernels and XNNPACK keep a copy each."""
-    shared = []
-    for node in replay.graph.nodes:
-        is_table = {user.target is torch.ops.aten.embedding.default for user in node.users}
-        values = replay.floating(node)
-        if node.op == "placeholder" and len(is_table) == 2 and values is not None:
-            shared.append(values)
-    return shared
+def _stored_bytes(values: Any) -> int:  # noqa: ANN401 - a tensor, or torchao's carrier, which has no types
+    """4-bit products have bfloat16 scales; tables may have a float32 zero point beside each float32 scale."""
+    if not hasattr(values, "qdata"):
+        return int(values.nbytes)
+    bits = BITS[str(values.target_dtype)]
+    is_table = values.activation_quantization is None
+    scale_bytes = 8 if is_table else bits // 2
+    return int(values.qdata.numel() * bits // 8 + values.scale.numel() * scale_bytes)
 
 
 def _registered() -> set[str]:
-    """The operators of the runtime here: the portable, optimized, quantized and llama kernels that its apps have too."""
+    """The operators of the runtime here: portable, optimized, quantized and llama kernels, which its apps have too."""
     import executorch.kernels.quantized  # noqa: F401 - registers the quantized embeddings
     from executorch.runtime import Runtime
-
-    from edgeq.lowering.executorch.kernels import llama_ops
 
     llama_ops()
     return set(Runtime.get().operator_registry.operator_names)

@@ -100,8 +100,8 @@ class ExecuTorchKernels(nn.Module):
         if "position_ids" not in inputs:
             return _encoder_attention(call, query, keys, values, inputs["attention_mask"])
         start = inputs["position_ids"][0, 0].item()
-        torch._check_is_size(start)
-        torch._check(start < self.context_length)
+        torch._check_is_size(start)  # type: ignore[no-untyped-call]
+        torch._check(start < self.context_length)  # type: ignore[no-untyped-call]
         whole_keys, whole_values = self._updated(call.layer, keys, values, start)
         if sinks is None and not call.window and not call.softcap:
             output: torch.Tensor = llama_ops().custom_sdpa(

@@ -20,11 +20,16 @@ from edgeq.lowering.interface import special_tokens, vocabulary
 from edgeq.lowering.quiet import quiet_torch
 from edgeq.lowering.stateful import Replay, dense_weights, quantized_uses
 from edgeq.progress import Progress
+from edgeq.runtimes.executorch import planned_memory
 from edgeq.store import QuantizedModel
 
 MODEL_FILE = "model.pte"
 PREFILL_TOKENS = 256
 """The longest chunk of a prompt: the planned arena holds the activations of the longest input, whatever is run."""
+
+ACTIVATIONS_NOTE = (
+    "XNNPACK rounds activations to 8 bits per token: there is no kernel for quantized weights that does not"
+)
 
 
 class LanguageModel(nn.Module):
@@ -58,13 +63,9 @@ def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progres
     RuntimeUnavailableError where ExecuTorch is not installed, OutputError where the disk is full.
     """
     _check_installed()
-    info = store.info
-    context_length = min(info.context_length or target.context_length, target.context_length)
+    context_length = min(store.info.context_length or target.context_length, target.context_length)
     progress.stage("capturing the graph")
-    captured = capture(info, store.source_directory, context_length)
-    _refuse_dense(captured, store)
-    kernels = prepare(captured, store, context_length)
-    module, names = _module(captured, store, kernels)
+    module, names, kernels = build(store, context_length)
     progress.stage("lowering to ExecuTorch")
     program = _export(module, names, context_length)
     interface = _interface(store, kernels, names, context_length)
@@ -83,10 +84,18 @@ def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progres
         interface=interface,
         weights_digest=store.weights_digest,
         weights=place(pte, store, kernels),
-        notes=(
-            "XNNPACK rounds activations to 8 bits per token: there is no kernel for quantized weights that does not",
-        ),
+        notes=(ACTIVATIONS_NOTE, *_memory_notes(directory / MODEL_FILE, kernels)),
     )
+
+
+def build(store: QuantizedModel, context_length: int) -> tuple[nn.Module, tuple[str, ...], ExecuTorchKernels]:
+    """The module to export, the names of its inputs and its kernels. It runs eagerly too, with XNNPACK's arithmetic:
+    what a `.pte` is to be compared with. Raises UnsupportedModelError."""
+    captured = capture(store.info, store.source_directory, context_length)
+    _refuse_dense(captured, store)
+    kernels = prepare(captured, store, context_length)
+    module, names = _module(captured, store, kernels)
+    return module, names, kernels
 
 
 def prepare(captured: CapturedModel, store: QuantizedModel, context_length: int) -> ExecuTorchKernels:
@@ -155,6 +164,18 @@ def _interface(
         begin_of_text_id=begin,
         pooling=info.pooling,
         normalize=info.normalize,
+    )
+
+
+def _memory_notes(model_path: Path, kernels: ExecuTorchKernels) -> tuple[str, ...]:
+    """What the cache takes of the memory that the program plans for its whole context, whatever is used of it."""
+    caches = sum(buffer.nbytes for name, buffer in kernels.named_buffers() if "_cache_" in name)
+    if not caches:
+        return ()
+    arena = planned_memory(model_path).arena_bytes
+    return (
+        f"{caches / 2**20:.1f} MiB of the {arena / 2**20:.1f} MiB that the program plans are the float32 cache of "
+        f"{kernels.context_length} positions",
     )
 
 

@@ -19,6 +19,8 @@ from edgeq.lowering.stateful import quantized_weight
 from edgeq.store import QuantizedModel
 
 Array = npt.NDArray[Any]
+ALIGNMENT = 16
+"""Of constants in the file, in bytes: zeros follow each up to the next one."""
 
 
 class Places:
@@ -38,7 +40,10 @@ class Places:
     def of(self, name: str, what: str, candidates: Iterable[Array]) -> str:
         """The place of the first of several forms that is there. Raises UnsupportedModelError where none is."""
         for array in candidates:
-            place = self._found.get(_hash(np.ascontiguousarray(array).tobytes()))
+            contents = np.ascontiguousarray(array).tobytes()
+            place = self._found.get(
+                _hash(contents), self._found.get(_hash(contents + bytes(-len(contents) % ALIGNMENT)))
+            )
             if place is not None:
                 return place
         raise UnsupportedModelError(

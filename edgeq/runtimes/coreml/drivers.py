@@ -34,7 +34,10 @@ class TextGenerator(generation.TextGenerator):
         functions = self._executor.package.inputs
         if DECODE not in functions:
             raise corrupt(model_path, "it has no function 'decode'")
-        self._chunk = _length(model_path, functions.get(PREFILL, functions[DECODE])["input_ids"])
+        chunk = _length(model_path, functions.get(PREFILL, functions[DECODE]))
+        if chunk is None:
+            raise corrupt(model_path, "its chunks have no fixed length")
+        self._chunk = chunk
         super().__init__(interface, tokenizer_path)
 
     def _forget(self) -> None:
@@ -87,7 +90,7 @@ class Encoder(generation.Encoder):
         self._function, inputs = next(iter(self._executor.package.inputs.items()))
         if set(inputs) != set(interface.inputs):
             raise corrupt(model_path, f"it takes {', '.join(inputs)}, not {', '.join(interface.inputs)}")
-        self._fixed = inputs["input_ids"][1]
+        self._fixed = _length(model_path, inputs)
         super().__init__(interface, tokenizer_path)
 
     def _run(self, batch: Sequence[Sequence[int]]) -> Floats:
@@ -112,7 +115,9 @@ def _output(outputs: dict[str, Floats], name: str) -> Floats:
     return outputs[name]
 
 
-def _length(path: Path, shape: tuple[Size, ...]) -> int:
-    if len(shape) != 2 or shape[1] is None:
-        raise corrupt(path, "its chunks have no fixed length")
+def _length(path: Path, inputs: dict[str, tuple[Size, ...]]) -> Size:
+    """How many ids a function takes, None for any number."""
+    shape = inputs.get("input_ids", ())
+    if len(shape) != 2:
+        raise corrupt(path, "it takes no sequence of input_ids")
     return shape[1]

@@ -94,16 +94,12 @@ def _size(package: Package, size: Any, longest: int | None) -> int:  # noqa: ANN
 
 
 def _longest(package: Package) -> int | None:
-    """The largest size that the package admits on a free axis of an input."""
+    """The largest size that the package admits on a free axis of an input, None where there is no limit."""
     import_coremltools()
     described = package.spec.description
     inputs = [*described.input, *(item for function in described.functions for item in function.input)]
-    limits = [
-        int(interval.upperBound)
-        for item in inputs
-        for interval in item.type.multiArrayType.shapeRange.sizeRanges
-        if interval.upperBound > 0
-    ]
+    intervals = [interval for item in inputs for interval in item.type.multiArrayType.shapeRange.sizeRanges]
+    limits = [int(interval.upperBound) for interval in intervals if interval.upperBound != interval.lowerBound]
     shapes = [shape.shape for item in inputs for shape in item.type.multiArrayType.enumeratedShapes.shapes]
     limits += [int(size) for shape in shapes for size in shape]
-    return max(limits, default=None)
+    return max(limits, default=None) if min(limits, default=1) > 0 else None

@@ -78,6 +78,8 @@ class Compiled:
     def run(self, inputs: Mapping[str, Array], states: Mapping[str, State]) -> dict[str, torch.Tensor]:
         """Outputs by name; `states` are changed. Raises CorruptInputError where an operation does not run."""
         slots = self.slots.copy()
+        if missing := sorted(self.inputs.keys() - inputs.keys()):
+            raise corrupt(self.path, f"it takes {', '.join(missing)}, which nobody gives it")
         for name, (slot, dtype) in self.inputs.items():
             slots[slot] = torch.from_numpy(np.ascontiguousarray(inputs[name])).to(dtype)
         for name, slot in self.states.items():

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from tests.runtimes.coreml.programs import Array, Case, case
+from tests.runtimes.coreml.programs import Array, Case, case, floats
 
 RNG = np.random.default_rng(0)
 X: Array = RNG.normal(size=(2, 3, 4)).astype(np.float32)
@@ -59,7 +59,7 @@ FUNCTIONS = [
     case("atanh", {"x": UNIT}, np.arctanh(UNIT), atol=1e-5),
     case("cast", {"x": X * 9}, np.trunc(X * 9).astype(np.int32), dtype="int32"),
     case("cast", {"x": X}, X.astype(np.float16), dtype="fp16"),
-    case("cast", {"x": np.float32([[1e5, -1e5, 1]])}, np.float16([[np.inf, -np.inf, 1]]), dtype="fp16"),
+    case("cast", {"x": floats([[1e5, -1e5, 1]])}, floats([[np.inf, -np.inf, 1]]), dtype="fp16"),
     case("cast", {"x": I}, I.astype(np.float32), dtype="fp32"),
     case("cast", {"x": I - 4}, I != 4, dtype="bool"),
     case("ceil", {"x": X}, np.ceil(X)),
@@ -73,7 +73,7 @@ FUNCTIONS = [
     case("identity", {"x": X}, X),
     case("inverse", {"x": P}, 1 / (P + 0.5), epsilon=0.5),
     case("log", {"x": P}, np.log(P + 0.25), epsilon=0.25),
-    case("round", {"x": np.float32([0.5, 1.5, -2.5, 2.6])}, np.float32([0, 2, -2, 3])),
+    case("round", {"x": floats([0.5, 1.5, -2.5, 2.6])}, floats([0, 2, -2, 3])),
     case("rsqrt", {"x": P}, 1 / np.sqrt(P + 0.25), epsilon=0.25),
     case("sign", {"x": X}, np.sign(X)),
     case("sin", {"x": X}, np.sin(X)),
@@ -99,8 +99,8 @@ ACTIVATIONS = [
     case(
         "prelu",
         {"x": X[:, :, None]},
-        np.where(X > 0, X, X * np.float32([0.1, 0.2, 0.3]).reshape(3, 1))[:, :, None],
-        alpha=np.float32([0.1, 0.2, 0.3]),
+        np.where(X > 0, X, X * floats([0.1, 0.2, 0.3]).reshape(3, 1))[:, :, None],
+        alpha=floats([0.1, 0.2, 0.3]),
     ),
     case("relu", {"x": X}, np.maximum(X, 0)),
     case("relu6", {"x": X * 9}, np.clip(X * 9, 0, 6)),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgeq.core.artifact import Interface
-from tests.runtimes.coreml.programs import Array, function, save
+from tests.runtimes.coreml.programs import Array, function, ints, save
 
 VOCABULARY, CONTEXT, CHUNK, WIDTH = 7, 12, 4, 2
 TABLE: Array = np.random.default_rng(5).integers(-4, 5, (VOCABULARY, WIDTH)).astype(np.float32)
@@ -44,9 +44,9 @@ def _text(length: int) -> Any:  # noqa: ANN401 - coremltools has no types
     def build(given: dict[str, Any]) -> list[Any]:
         new = mb.gather(x=_weight("table", TABLE), indices=given["input_ids"], axis=0)
         place = given["position"]
-        zero, one, width = np.int32([0]), np.int32([1]), np.int32([WIDTH])
+        zero, one, width = ints([0]), ints([1]), ints([WIDTH])
         begin = mb.concat(values=[zero, place, zero], axis=0)
-        end = mb.concat(values=[one, mb.add(x=place, y=np.int32([length])), width], axis=0)
+        end = mb.concat(values=[one, mb.add(x=place, y=ints([length])), width], axis=0)
         old = mb.read_state(input=given["cache"])
         stored = mb.slice_update(x=old, update=mb.cast(x=new, dtype="fp16"), begin=begin, end=end)
         cache = mb.cast(x=mb.coreml_update_state(state=given["cache"], value=stored), dtype="fp32")
@@ -78,9 +78,7 @@ def save_decoder(path: Path, *, name: str = "decode") -> Path:
     return save(path, {name: _text(1)})
 
 
-def save_encoder(
-    path: Path, *, length: int | None = None, pooled: bool = True, longest: int | None = 8
-) -> Path:
+def save_encoder(path: Path, *, length: int | None = None, pooled: bool = True, longest: int = 8) -> Path:
     """The masked mean of rows of TABLE, of sequences of any length, or of one; or the rows themselves."""
     from coremltools.converters.mil.mil import Builder as mb  # noqa: N813
     from coremltools.converters.mil.mil import get_new_symbol

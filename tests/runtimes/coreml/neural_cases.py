@@ -62,7 +62,9 @@ def _padded(top: int, bottom: int, left: int, right: int) -> Array:
     return np.pad(IMAGE, ((0, 0), (0, 0), (top, bottom), (left, right)))
 
 
-def _conv(weight: Array, expected: Array, pad_type: str, pad: list[int], options: tuple[list[int], list[int], int]) -> Case:
+def _conv(
+    weight: Array, expected: Array, pad_type: str, pad: list[int], options: tuple[list[int], list[int], int]
+) -> Case:
     strides, dilations, groups = options
     return case(
         "conv",
@@ -92,14 +94,36 @@ CASES: list[Case] = [
     case("linear", {"x": X}, X @ W.T + BIAS, atol=1e-5, weight=W, bias=BIAS),
     case("matmul", {"x": X, "y": W}, X @ W.T, atol=1e-5, transpose_x=False, transpose_y=True),
     case("matmul", {"x": X, "y": X[0]}, X.swapaxes(1, 2) @ X[0], atol=1e-5, transpose_x=True, transpose_y=False),
-    case("einsum", {"values": [LEFT, RIGHT]}, (LEFT[:, :, :, None] @ RIGHT.swapaxes(1, 2)[:, None])[:, :, :, 0], atol=1e-5, equation="abcd,adce->abce"),
+    case(
+        "einsum",
+        {"values": [LEFT, RIGHT]},
+        (LEFT[:, :, :, None] @ RIGHT.swapaxes(1, 2)[:, None])[:, :, :, 0],
+        atol=1e-5,
+        equation="abcd,adce->abce",
+    ),
     case("softmax", {"x": X}, softmax(X, 1), axis=1),
-    case("layer_norm", {"x": X}, normalized(X, (2,), 1e-3) * GAMMA + BETA, axes=[-1], gamma=GAMMA, beta=BETA, epsilon=1e-3),
-    case("layer_norm", {"x": IMAGE}, normalized(IMAGE, (1,), 1e-3) * GAMMA.reshape(CHANNELS), axes=[1], gamma=GAMMA, epsilon=1e-3),
+    case(
+        "layer_norm",
+        {"x": X},
+        normalized(X, (2,), 1e-3) * GAMMA + BETA,
+        axes=[-1],
+        gamma=GAMMA,
+        beta=BETA,
+        epsilon=1e-3,
+    ),
+    case(
+        "layer_norm",
+        {"x": IMAGE},
+        normalized(IMAGE, (1,), 1e-3) * GAMMA.reshape(CHANNELS),
+        axes=[1],
+        gamma=GAMMA,
+        epsilon=1e-3,
+    ),
     case(
         "batch_norm",
         {"x": IMAGE},
-        (IMAGE - MEAN.reshape(CHANNELS)) / np.sqrt(VARIANCE.reshape(CHANNELS) + 0.01) * GAMMA.reshape(CHANNELS) + BETA.reshape(CHANNELS),
+        (IMAGE - MEAN.reshape(CHANNELS)) / np.sqrt(VARIANCE.reshape(CHANNELS) + 0.01) * GAMMA.reshape(CHANNELS)
+        + BETA.reshape(CHANNELS),
         atol=1e-5,
         mean=MEAN,
         variance=VARIANCE,

@@ -17,6 +17,14 @@ Array = npt.NDArray[Any]
 ct = import_coremltools()
 
 
+def ints(values: Any) -> Array:  # noqa: ANN401 - lists of any depth
+    return np.array(values, dtype=np.int32)
+
+
+def floats(values: Any) -> Array:  # noqa: ANN401 - as above
+    return np.array(values, dtype=np.float32)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """One operation on tensors (a list for a tuple of values), and what must come out: an array, or several."""
@@ -35,7 +43,8 @@ def case(op: str, tensors: dict[str, Any], expected: Any, *, atol: float = 1e-6,
 
 
 def save(path: Path, functions: dict[str, Any], *, longest: int | None = None) -> Path:
-    """Write coremltools functions as a package, without any pass over them. `longest`: the limit of free axes."""
+    """Write coremltools functions as a package, without any pass over them. `longest`: of free axes, -1
+    for no limit."""
     from coremltools.converters.mil.converter import mil_convert
     from coremltools.converters.mil.mil import Program
 
@@ -59,7 +68,8 @@ def save(path: Path, functions: dict[str, Any], *, longest: int | None = None) -
         )
         for item in model._spec.description.input if longest else ():
             for interval in item.type.multiArrayType.shapeRange.sizeRanges:
-                interval.upperBound = longest if interval.upperBound < 0 else interval.upperBound
+                if interval.upperBound > interval.lowerBound:
+                    interval.upperBound = longest
         model.save(str(path))
     finally:
         logging.disable(before)
@@ -73,8 +83,8 @@ def function(
     names: Sequence[str],
     states: dict[str, tuple[int, ...]] | None = None,
 ) -> Any:  # noqa: ANN401 - coremltools has no types
-    """A function of `inputs`, which are arrays like them, or shapes of integers that may hold symbols; `build` makes the
-    outputs, and `names` are theirs."""
+    """A function of `inputs`: arrays like them, or shapes of integers that may hold symbols. `build` makes the outputs,
+    and `names` are theirs."""
     from coremltools.converters.mil.mil import Builder as mb  # noqa: N813
     from coremltools.converters.mil.mil import Function, types
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from tests.runtimes.coreml.programs import Array, Case, case
+from tests.runtimes.coreml.programs import Array, Case, case, floats, ints
 
 RNG = np.random.default_rng(1)
 X: Array = RNG.normal(size=(2, 3, 4)).astype(np.float32)
@@ -14,7 +16,7 @@ P: Array = np.abs(X) + np.float32(0.1)
 ROWS: Array = RNG.normal(size=(4, 5)).astype(np.float32)
 
 
-def _into(data: Array, place: object, update: Array) -> Array:
+def _into(data: Array, place: Any, update: Array) -> Array:  # noqa: ANN401 - whatever numpy indexes with
     changed = data.copy()
     changed[place] = update
     return changed
@@ -22,7 +24,7 @@ def _into(data: Array, place: object, update: Array) -> Array:
 
 def _scattered(mode: str) -> Case:
     """Rows 3 and 0 of ROWS meet rows of `updates`."""
-    functions = {
+    functions: dict[str, Callable[[Array, Array], Array]] = {
         "update": lambda _, b: b,
         "add": np.add,
         "sub": np.subtract,
@@ -32,7 +34,7 @@ def _scattered(mode: str) -> Case:
         "min": np.minimum,
     }
     updates = RNG.normal(size=(2, 5)).astype(np.float32) + np.float32(3)
-    tensors = {"data": ROWS, "indices": np.int32([3, 0]), "updates": updates}
+    tensors = {"data": ROWS, "indices": ints([3, 0]), "updates": updates}
     expected = _into(ROWS, [3, 0], functions[mode](ROWS[[3, 0]], updates))
     return case("scatter", tensors, expected, axis=0, mode=mode)
 
@@ -80,8 +82,8 @@ SHAPES = [
     case("flatten2d", {"x": X}, X.reshape(2, 12), axis=1),
     case(
         "one_hot",
-        {"indices": np.int32([2, 0])},
-        np.float32([[0, 0, 5], [5, 0, 0]]),
+        {"indices": ints([2, 0])},
+        floats([[0, 0, 5], [5, 0, 0]]),
         one_hot_vector_size=3,
         axis=-1,
         on_value=5.0,
@@ -101,7 +103,7 @@ SHAPES = [
     case("reshape", {"x": X}, X.reshape(4, 6), shape=[4, -1]),
     case("reshape", {"x": ROWS}, ROWS.reshape(1, 1, 4, 5), shape=[1, 0, -1, 0]),
     case("reverse", {"x": X}, X[:, ::-1, ::-1], axes=[1, 2]),
-    case("shape", {"x": X}, np.int32([2, 3, 4])),
+    case("shape", {"x": X}, ints([2, 3, 4])),
     case("split", {"x": X}, tuple(np.split(X, 2, axis=2)), num_splits=2, axis=2),
     case("split", {"x": X}, (X[:, :1], X[:, 1:]), split_sizes=[1, 2], axis=1),
     case("squeeze", {"x": X[:, :1, :, None]}, X[:, 0], axes=[1, 3]),
@@ -109,11 +111,11 @@ SHAPES = [
     case("tile", {"x": X}, np.tile(X, (1, 2, 3)), reps=[1, 2, 3]),
     case("transpose", {"x": X}, X.transpose(2, 0, 1), perm=[2, 0, -2]),
 ]
-INDICES = np.int32([[2, 0], [1, 1]])
-DEEP = np.int32([[0, 2], [1, 0], [1, 2]])
+INDICES = ints([[2, 0], [1, 1]])
+DEEP = ints([[0, 2], [1, 0], [1, 2]])
 INDEXING = [
     case("gather", {"x": ROWS, "indices": INDICES}, ROWS[INDICES], axis=0),
-    case("gather", {"x": X, "indices": np.int32([3, 3, 0])}, X[:, :, [3, 3, 0]], axis=-1),
+    case("gather", {"x": X, "indices": ints([3, 3, 0])}, X[:, :, [3, 3, 0]], axis=-1),
     case(
         "gather",
         {"x": X, "indices": INDICES},
@@ -137,14 +139,14 @@ INDEXING = [
     *(_scattered(mode) for mode in ("update", "add", "sub", "mul", "div", "max", "min")),
     case(
         "scatter",
-        {"data": X, "indices": np.int32([1, 1]), "updates": P[:, :, :2]},
+        {"data": X, "indices": ints([1, 1]), "updates": P[:, :, :2]},
         _into(X, np.s_[:, :, 1], X[:, :, 1] + P[:, :, 0] + P[:, :, 1]),
         axis=2,
         mode="add",
     ),
     case(
         "scatter_along_axis",
-        {"data": X, "indices": np.int32([[[2, 0, 1, 2]], [[0, 0, 2, 1]]]), "updates": P[:, :1]},
+        {"data": X, "indices": ints([[[2, 0, 1, 2]], [[0, 0, 2, 1]]]), "updates": P[:, :1]},
         _into(X, ([[0], [1]], [[2, 0, 1, 2], [0, 0, 2, 1]], [[0, 1, 2, 3]]), P[:, 0]),
         axis=1,
         mode="update",

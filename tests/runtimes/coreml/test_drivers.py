@@ -12,6 +12,7 @@ from edgeq.errors import CorruptInputError, UsageError
 from edgeq.runtimes.coreml import Encoder, TextGenerator
 from tests.runtimes.coreml import models
 from tests.runtimes.coreml.models import CHUNK, CONTEXT, ENCODER, GENERATOR, TABLE, logits
+from tests.runtimes.coreml.programs import function, save
 
 IDS = [3, 1, 4, 1, 5, 2, 6, 5, 3, 0, 2, 6]
 
@@ -77,6 +78,15 @@ def test_decode_alone_suffices(tmp_path: Path) -> None:
 def test_without_decode_it_is_refused(tmp_path: Path) -> None:
     path = models.save_decoder(tmp_path / "model.mlpackage", name="main")
     with pytest.raises(CorruptInputError, match="no function 'decode'"):
+        TextGenerator(path, GENERATOR)
+
+
+def test_a_generator_with_other_inputs_is_refused(tmp_path: Path) -> None:
+    from coremltools.converters.mil.mil import Builder as mb  # noqa: N813
+
+    decode = function({"x": TABLE}, lambda given: [mb.relu(x=given["x"])], names=["logits"])
+    path = save(tmp_path / "model.mlpackage", {"decode": decode})
+    with pytest.raises(CorruptInputError, match="no sequence of input_ids"):
         TextGenerator(path, GENERATOR)
 
 

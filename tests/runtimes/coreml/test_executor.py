@@ -44,6 +44,14 @@ class FakeModel:
         return dict(self._interpreter.run(self._name or "main", inputs))
 
 
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("packages")
+    models.save_generator(directory / "generator.mlpackage")
+    models.save_encoder(directory / "encoder.mlpackage")
+    return directory
+
+
 @pytest.fixture
 def mac(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
@@ -52,9 +60,8 @@ def mac(monkeypatch: pytest.MonkeyPatch) -> None:
     CALLS.clear()
 
 
-@pytest.mark.usefixtures("mac")
-def test_on_a_mac_functions_share_a_state(tmp_path: Path) -> None:
-    generator = TextGenerator(models.save_generator(tmp_path / "model.mlpackage"), models.GENERATOR)
+def test_on_a_mac_functions_share_a_state(packages: Path, mac: None) -> None:
+    generator = TextGenerator(packages / "generator.mlpackage", models.GENERATOR)
     assert generator.executed_by == "Core ML"
     np.testing.assert_array_equal(generator.prefill(IDS, keep=2), models.logits(IDS)[-2:])
     assert CALLS == [("prefill", True), ("prefill", True), ("decode", True)]
@@ -62,32 +69,30 @@ def test_on_a_mac_functions_share_a_state(tmp_path: Path) -> None:
     np.testing.assert_array_equal(generator.forward(IDS), models.logits(IDS)[-1:])
 
 
-@pytest.mark.usefixtures("mac")
-def test_on_a_mac_one_function_has_no_name_and_no_state(tmp_path: Path) -> None:
-    encoder = Encoder(models.save_encoder(tmp_path / "model.mlpackage"), models.ENCODER)
+def test_on_a_mac_one_function_has_no_name_and_no_state(packages: Path, mac: None) -> None:
+    encoder = Encoder(packages / "encoder.mlpackage", models.ENCODER)
     np.testing.assert_allclose(encoder.forward([[1, 2]]), models.TABLE[[1, 2]].mean(0)[None])
     assert CALLS == [(None, False)]
 
 
-@pytest.mark.usefixtures("mac")
 @pytest.mark.parametrize(
     ("fails", "error", "says"),
     [
-        ("load", CorruptInputError, "refuses model.mlpackage: cannot compile"),
+        ("load", CorruptInputError, "refuses generator.mlpackage: cannot compile"),
         ("state", RuntimeUnavailableError, "macOS 15"),
         ("predict", CorruptInputError, "does not run 'decode'"),
     ],
 )
+@pytest.mark.usefixtures("mac")
 def test_what_core_ml_refuses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str, error: type[Exception], says: str
+    packages: Path, monkeypatch: pytest.MonkeyPatch, fails: str, error: type[Exception], says: str
 ) -> None:
-    path = models.save_generator(tmp_path / "model.mlpackage")
     monkeypatch.setattr(FakeModel, "fails", fails)
     with pytest.raises(error, match=says):
-        TextGenerator(path, models.GENERATOR).prefill([1])
+        TextGenerator(packages / "generator.mlpackage", models.GENERATOR).prefill([1])
 
 
-def test_elsewhere_the_interpreter_executes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elsewhere_the_interpreter_executes(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
-    opened = executor.open_executor(models.save_decoder(tmp_path / "model.mlpackage"))
+    opened = executor.open_executor(packages / "generator.mlpackage")
     assert isinstance(opened, Interpreter)

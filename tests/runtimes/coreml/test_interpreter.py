@@ -12,7 +12,7 @@ from edgeq.errors import CorruptInputError, UnsupportedModelError
 from edgeq.runtimes.coreml.interpreter import Interpreter
 from edgeq.runtimes.coreml.package import open_package
 from tests.runtimes.coreml import models
-from tests.runtimes.coreml.programs import Array, function, save
+from tests.runtimes.coreml.programs import Array, function, ints, save
 
 X: Array = np.random.default_rng(7).normal(size=(2, 3)).astype(np.float32)
 
@@ -32,12 +32,14 @@ def test_an_operation_that_is_not_known_is_refused_by_its_name(tmp_path: Path) -
 def test_an_index_out_of_range_is_told_with_its_operation(tmp_path: Path) -> None:
     from coremltools.converters.mil.mil import Builder as mb  # noqa: N813
 
-    path = _one(tmp_path, lambda given: [mb.gather(x=X, indices=given["x"], axis=0, name="look")], np.zeros(2, np.int32))
+    path = _one(
+        tmp_path, lambda given: [mb.gather(x=X, indices=given["x"], axis=0, name="look")], np.zeros(2, np.int32)
+    )
     interpreter = Interpreter(open_package(path))
-    np.testing.assert_array_equal(interpreter.run("main", {"x": np.int32([1, 0])})["y"], X[[1, 0]])
+    np.testing.assert_array_equal(interpreter.run("main", {"x": ints([1, 0])})["y"], X[[1, 0]])
     for wrong in (2, -1):
         with pytest.raises(CorruptInputError, match="gather 'look' does not run"):
-            interpreter.run("main", {"x": np.int32([0, wrong])})
+            interpreter.run("main", {"x": ints([0, wrong])})
 
 
 def test_an_input_of_another_shape_is_told(tmp_path: Path) -> None:
@@ -46,6 +48,14 @@ def test_an_input_of_another_shape_is_told(tmp_path: Path) -> None:
     path = _one(tmp_path, lambda given: [mb.relu(x=given["x"])])
     with pytest.raises(CorruptInputError, match="where the program says"):
         Interpreter(open_package(path)).run("main", {"x": X[:1]})
+
+
+def test_an_input_that_nobody_gives_is_told(tmp_path: Path) -> None:
+    from coremltools.converters.mil.mil import Builder as mb  # noqa: N813
+
+    path = _one(tmp_path, lambda given: [mb.relu(x=given["x"])])
+    with pytest.raises(CorruptInputError, match="it takes x, which nobody gives it"):
+        Interpreter(open_package(path)).run("main", {})
 
 
 def _accumulate(given: dict[str, Any]) -> list[Any]:

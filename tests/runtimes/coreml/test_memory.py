@@ -48,6 +48,6 @@ def test_free_axes_count_at_their_longest(tmp_path: Path) -> None:
 
 
 def test_a_free_axis_without_a_limit_is_refused(tmp_path: Path) -> None:
-    path = models.save_encoder(tmp_path / "model.mlpackage", longest=None)
+    path = models.save_encoder(tmp_path / "model.mlpackage", longest=-1)
     with pytest.raises(CorruptInputError, match="no limit"):
         estimated_memory(path)
