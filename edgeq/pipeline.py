@@ -54,10 +54,10 @@ class Job:
     target: TargetProfile
     formats: tuple[Format, ...]
     output: Path
-    max_memory: int | None
-    max_drift: float | None
-    max_size: int | None
-    evaluation: Path | None
+    max_memory: int | None = None
+    max_drift: float | None = None
+    max_size: int | None = None
+    evaluation: Path | None = None
     validate: bool
     force: bool
 
@@ -151,12 +151,11 @@ def export_formats(
     """
     profile = _profile(target, accuracy_level)
     recipe = _recipe(bits, method, group_size, symmetric, embedding_bits)
-    name = bundle_name(DEMO_NAME if model is None else str(model))
     job = Job(
         recipe=recipe,
         target=profile,
         formats=_formats(format, profile),
-        output=(output or Path(f"{name}-{profile.name}-{bits}bit")).resolve(),
+        output=(output or _default_output(model, profile, bits)).resolve(),
         max_memory=max_memory,
         max_drift=max_drift,
         max_size=max_size,
@@ -227,10 +226,6 @@ def lower(
         target=profile,
         formats=_formats(format, profile)[:1],
         output=output.resolve(),
-        max_memory=None,
-        max_drift=None,
-        max_size=None,
-        evaluation=None,
         validate=validate,
         force=force,
     )
@@ -296,6 +291,10 @@ def _recipe(
         if value is not None and value not in (*QUANTIZED_BITS, FLOAT_BITS):
             raise UsageError(f"{value} {flag} cannot be stored.", remedy="Use 4, 8 or 16.")
     return Recipe(bits=bits, method=method, group_size=group_size, symmetric=symmetric, embedding_bits=embedding_bits)
+
+
+def _default_output(model: str | Path | None, profile: TargetProfile, bits: int) -> Path:
+    return Path(f"{bundle_name(DEMO_NAME if model is None else str(model))}-{profile.name}-{bits}bit")
 
 
 def _formats(name: str | None, profile: TargetProfile) -> tuple[Format, ...]:

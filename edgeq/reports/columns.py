@@ -66,6 +66,9 @@ def targets_table(profiles: Sequence[TargetProfile]) -> Table:
     return _grid(columns, rows, right=(1, 2), wrap=(3,))
 
 
+_UNITS = {"cpu": "CPU", "gpu": "GPU", "neural_engine": "Neural Engine"}
+
+
 def target_details(profile: TargetProfile) -> Group:
     """Every number of one target, with where it comes from underneath."""
     from rich.console import Group
@@ -84,7 +87,7 @@ def target_details(profile: TargetProfile) -> Group:
     }
     parts: list[RenderableType] = [
         Text(profile.name, style="bold").append(f"  {profile.description}", style="not bold"),
-        Text(f"{profile.surface} bundle, formats: {', '.join(profile.formats)}"),
+        Text(f"{profile.surface} bundle, formats: {', '.join(profile.formats)}, on the {_UNITS[profile.compute_unit]}"),
     ]
     for name, value in values.items():
         parts.append(Text(f"\n{name:<20}", style="bold").append(value, style="not bold"))

@@ -19,10 +19,10 @@ import edgeq
 from edgeq.core.records import to_plain
 from edgeq.core.report import Drift, DriftSection, EnvironmentSection, Gate, MemorySection, SpeedSection, Verdict
 from edgeq.core.target import Format
-from edgeq.errors import BadInputError, CorruptInputError, OutputError
+from edgeq.errors import BadInputError, CorruptInputError, OutputError, RuntimeUnavailableError
 from edgeq.files import output_errors
 from edgeq.progress import Progress, SilentProgress
-from edgeq.runtimes.opening import is_reference_executed, read_manifest
+from edgeq.runtimes.opening import read_manifest
 from edgeq.validation.drift import embedding_drift, language_drift
 from edgeq.validation.gates import (
     Criteria,
@@ -95,7 +95,10 @@ def validate_bundle(
     progress = progress or SilentProgress()
     subject = Subject.from_manifest(bundle, manifest if manifest is not None else read_manifest(bundle))
     progress.stage("checking the bundle")
-    gates, sound = _static_gates(subject, criteria)
+    try:
+        gates, sound = _static_gates(subject, criteria)
+    except RuntimeUnavailableError as error:  # reading some formats takes the package that wrote them
+        return _measurement(subject, (), runtime_version="", missing=str(error))
     if not sound:
         return _measurement(subject, gates, runtime_version="")
     references = ReferenceSet.open(bundle / VALIDATION if reference is None else reference)
@@ -103,26 +106,38 @@ def validate_bundle(
         raise CorruptInputError("The reference is one for another task.", remedy="Export the bundle again.")
     with working_directory(bundle.absolute().parent) as directory:
         progress.stage("running the bundle")
-        is_reference = is_reference_executed(subject.format)
-        limit_bytes = psutil.virtual_memory().total if is_reference else criteria.memory_limit_bytes
+        limit_bytes = psutil.virtual_memory().total if subject.is_reference else criteria.memory_limit_bytes
         run = _run_child(subject, references, directory, limit_bytes=limit_bytes, backend=backend, timeout=timeout)
         if run.result.get("status") == "runtime_missing":
             return _measurement(subject, gates, runtime_version="", missing=str(run.result["reason"]))
         if run.outcome.returncode == DISK_FULL:
             raise OutputError(f"The disk is full: {directory} could not hold the bundle's answers.", remedy=FREE_SPACE)
-        survived, planned = run.outcome.survived, dict(run.result.get("planned_memory", {}))
-        memory = None if is_reference else _memory(run.outcome)
-        if memory is None:
-            gates += (unjudged_memory_gate(sum(planned.values())),)
-        else:
-            gates += memory_gates(memory, run.outcome.failure)
-        version = str(run.result.get("runtime_version", ""))
-        if survived or is_reference:
-            gates += (_completed(run, directory, subject.format),)
-        if not survived or gates[-1].verdict is not Verdict.PASSED:
-            return _measurement(subject, gates, runtime_version=version, memory=memory, planned=planned)
-        progress.stage("measuring drift")
-        drift = _drift(references, directory / "artifact")
+        return _judge(subject, run, directory, references, criteria, gates=gates, progress=progress)
+
+
+def _judge(
+    subject: Subject,
+    run: _Run,
+    directory: Path,
+    references: ReferenceSet,
+    criteria: Criteria,
+    *,
+    gates: tuple[Gate, ...],
+    progress: Progress,
+) -> Measurement:
+    """From what the child left in `directory` to gates: memory, that it came to its end, drift."""
+    planned, version = dict(run.result.get("planned_memory", {})), str(run.result.get("runtime_version", ""))
+    memory = None if subject.is_reference else _memory(run.outcome)
+    if memory is None:
+        gates += (unjudged_memory_gate(sum(planned.values())),)
+    else:
+        gates += memory_gates(memory, run.outcome.failure)
+    if run.outcome.survived or subject.is_reference:
+        gates += (_completed(run, directory, subject.format),)
+    if not run.outcome.survived or gates[-1].verdict is not Verdict.PASSED:
+        return _measurement(subject, gates, runtime_version=version, memory=memory, planned=planned)
+    progress.stage("measuring drift")
+    drift = _drift(references, directory / "artifact")
     gates += drift_gates(drift, criteria, subject.interface.vocabulary)
     if "batch_cosine_min" in run.result:
         gates += (batch_gate(float(run.result["batch_cosine_min"]), criteria),)
@@ -263,8 +278,7 @@ def _measurement(
     planned: dict[str, int] | None = None,
 ) -> Measurement:
     verdict, reason = verdict_of(gates)
-    is_reference = is_reference_executed(subject.format)
-    if verdict is Verdict.PASSED and is_reference and not missing:
+    if verdict is Verdict.PASSED and subject.is_reference and not missing:
         reason = REFERENCE_EXECUTED
     if verdict is Verdict.PASSED and missing:
         verdict, reason = Verdict.NOT_VALIDATED, missing
@@ -277,7 +291,7 @@ def _measurement(
         gates=gates,
         planned_memory=planned or {},
         environment=EnvironmentSection(
-            runtime=REFERENCE_RUNTIME if is_reference else RUNTIMES[subject.format],
+            runtime=REFERENCE_RUNTIME if subject.is_reference else RUNTIMES[subject.format],
             runtime_version=runtime_version,
             platform=platform.platform(),
             python=platform.python_version(),

@@ -12,7 +12,14 @@ from edgeq.core.records import from_plain
 from edgeq.core.target import Format
 from edgeq.errors import CorruptInputError
 from edgeq.files import contained, sha256_file
-from edgeq.runtimes.opening import manifest_path, model_path, read_format, read_interface, tokenizer_path
+from edgeq.runtimes.opening import (
+    is_reference_executed,
+    manifest_path,
+    model_path,
+    read_format,
+    read_interface,
+    tokenizer_path,
+)
 
 VALIDATION = "validation"
 
@@ -56,6 +63,11 @@ class Subject:
             raise CorruptInputError(
                 f"The manifest of {bundle} is incomplete ({error}).", remedy="Export the bundle again."
             ) from error
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether a reference interpreter stands in for the format's runtime on this machine."""
+        return is_reference_executed(self.format)
 
     @property
     def app_bytes(self) -> int:

@@ -22,6 +22,7 @@ def make_manifest(directory: Path) -> dict[str, Any]:
     (directory / "model.onnx").write_bytes(b"model")
     entry = {"path": "model.onnx", "bytes": 5, "sha256": hashlib.sha256(b"model").hexdigest()}
     return {
+        "format": "onnx",
         "root": ".",
         "model": "model.onnx",
         "tokenizer": None,
