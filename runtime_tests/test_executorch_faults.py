@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
@@ -19,6 +20,7 @@ from edgeq.lowering.executorch.checks import check, weight_bytes
 from edgeq.lowering.executorch.placement import place
 from tests.lowering.executorch.samples import ENCODER, exported, kernels_of, random_tensor, scheme
 
+Floats = npt.NDArray[np.float32]
 NAME = "w"
 OUTPUTS, INPUTS = 256, 512
 X = torch.randn(1, 7, INPUTS, generator=torch.Generator().manual_seed(0))
@@ -104,7 +106,7 @@ def test_edgeqs_own_products_are_right(bits: int, group_size: int | None, symmet
 
 
 @pytest.mark.parametrize("damage", [np.negative, lambda scales: scales * np.float32(1.5)])
-def test_other_scales_are_caught(damage: Callable[[np.ndarray], np.ndarray]) -> None:  # type: ignore[type-arg]
+def test_other_scales_are_caught(damage: Callable[[Floats], Floats]) -> None:
     tensor = random_tensor(scheme(4, 32, symmetric=True), OUTPUTS, INPUTS)
     pte = backend.to_pte(exported(Ours(tensor), X), ENCODER, 16)
     other = QuantizedTensor(scheme=tensor.scheme, codes=tensor.codes, scales=damage(tensor.scales), zero_points=None)

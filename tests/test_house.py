@@ -23,7 +23,21 @@ PRODUCT = [path for path in MODULES if path.is_relative_to(REPOSITORY / "edgeq")
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 50
 HEAVY = ("torch", "onnx", "onnxruntime", "transformers")
-TEXT_SUFFIXES = {".py", ".toml", ".md", ".txt", ".json", ".kt", ".kts", ".service", ".cfg", ".yml", ""}
+TEXT_SUFFIXES = {
+    ".py",
+    ".swift",
+    ".entitlements",
+    ".toml",
+    ".md",
+    ".txt",
+    ".json",
+    ".kt",
+    ".kts",
+    ".service",
+    ".cfg",
+    ".yml",
+    "",
+}
 # Written in two halves, or this file would be the first to break the rule.
 MACHINE_PATHS = tuple(
     first + second

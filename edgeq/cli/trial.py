@@ -11,7 +11,7 @@ from edgeq.cli import show
 from edgeq.errors import UsageError
 
 if TYPE_CHECKING:
-    from edgeq.runtimes.onnxruntime import Encoder, TextGenerator
+    from edgeq.runtimes.generation import Encoder, TextGenerator
 
 TOP_P = 0.9
 PROMPT = "In the summer of 1944, the"
@@ -35,7 +35,7 @@ class Sampling:
 def try_bundle(bundle: Path, *, prompts: Sequence[str], sampling: Sampling) -> None:
     """Open the bundle and print what it does with the prompts, or with built-in ones. Raises UsageError."""
     import edgeq
-    from edgeq.runtimes.onnxruntime import TextGenerator
+    from edgeq.runtimes.generation import TextGenerator
 
     model = edgeq.load(bundle)
     if isinstance(model, TextGenerator):

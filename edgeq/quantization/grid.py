@@ -99,8 +99,9 @@ def storable(scale: Tensor, dtype: ScaleDtype) -> Tensor:
     import torch
 
     kind = torch_dtype(dtype)
-    # Subnormals keep small float16 scales useful. In the wide formats some runtimes would flush them to zero.
-    smallest = 2.0**-24 if kind is torch.float16 else torch.finfo(kind).tiny
+    # Subnormals keep small float16 scales useful; in float32 some runtimes would flush them to zero. From 2^-17 on,
+    # bfloat16 values are exact in float16 too, so that one store serves ExecuTorch and Core ML.
+    smallest = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-17}.get(kind, torch.finfo(kind).tiny)
     return scale.to(kind).float().clamp_(min=smallest)
 
 
