@@ -9,20 +9,9 @@ from torch.export import ExportedProgram
 from edgeq.core.artifact import Interface
 from edgeq.errors import UnsupportedModelError
 from edgeq.lowering.executorch.checks import check, weight_bytes
+from edgeq.lowering.executorch.partitions import partitioner
 from edgeq.lowering.executorch.retracing import unchanged_graphs_kept
 from edgeq.lowering.quiet import quiet_torch
-
-UNSAFE = ("AddmmConfig", "MMConfig")
-"""XNNPACK's configurations that take the integer codes of a weight-only linear for its weights, and drop the scales."""
-
-
-def partitioner() -> Any:  # noqa: ANN401 - executorch has no types
-    """XNNPACK's partitioner without the configurations that miscompile quantized weights silently."""
-    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-
-    safe = [config for config in ALL_PARTITIONER_CONFIGS if config.__name__ not in UNSAFE]
-    return XnnpackPartitioner(configs=safe)
 
 
 def to_pte(program: ExportedProgram, interface: Interface, longest: int) -> bytes:
