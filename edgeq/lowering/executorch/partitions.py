@@ -57,17 +57,16 @@ def phases(graph: fx.Graph, nodes: set[fx.Node]) -> list[list[fx.Node]]:
     belongs to its first user, as the weights of products do.
     """
     phase: dict[fx.Node, int] = {}
-    varying = {
-        node for node in graph.nodes if node.op == "placeholder" and not node.name.startswith(("p_", "b_", "c_"))
-    }
+    varying: set[fx.Node] = set()
     for node in graph.nodes:
         inputs = [one for one in node.all_input_nodes if one in varying]
-        if inputs:
+        is_constant = node.op == "placeholder" and node.name.startswith(("p_", "b_", "c_"))
+        if inputs or (node not in nodes and not is_constant):
             varying.add(node)
         phase[node] = max((phase[one] + (node in nodes and one not in nodes) for one in inputs), default=0)
     for node in reversed(graph.nodes):
         if node in nodes and node not in varying:
-            phase[node] = min((phase[user] for user in node.users if user in nodes), default=0)
+            phase[node] = min((phase[user] for user in node.users if user.op != "output"), default=0)
     groups: dict[int, list[fx.Node]] = {}
     for node in graph.nodes:
         if node in nodes:

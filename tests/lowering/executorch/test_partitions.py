@@ -67,7 +67,7 @@ def test_constants_belong_to_their_first_user() -> None:
     assert graph.names(phases(graph.graph, graph.taken())) == [{"early", "a"}, {"late", "b"}]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(60))
 def test_random_graphs_become_acyclic_phases(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
 
@@ -88,8 +88,6 @@ def test_the_configurations_that_miscompile_are_left_out() -> None:
     from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
 
     assert set(UNSAFE) <= {config.__name__ for config in ALL_PARTITIONER_CONFIGS}, "renamed: look for their successors"
-    used = {
-        type(config).__name__ for configs in partitioner().target_partitioner_configs.values() for config in configs
-    }
+    used = {type(config).__name__ for config in partitioner().target_partitioner_configs.values()}
     assert not used & set(UNSAFE)
     assert {"LinearConfig", "SoftmaxConfig"} <= used
