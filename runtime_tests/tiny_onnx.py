@@ -291,6 +291,7 @@ def make_bundle(directory: Path, *, task: str = "text-generation", bits: int = 8
 def write_manifest(directory: Path, interface: Interface, weights: dict[str, Any], quantized: Weights) -> None:
     """`edgeq.json` of what lies in `directory` now; the digest is that of `quantized`."""
     manifest = {
+        "format": "onnx",
         "root": ".",
         "model": "model/model.onnx",
         "tokenizer": "tokenizer",
