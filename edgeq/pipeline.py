@@ -34,6 +34,7 @@ from edgeq.quantization import allocate
 from edgeq.quantization import quantize as quantize_into
 from edgeq.reports.json import read_report, report_to_json
 from edgeq.reports.markdown import report_to_markdown
+from edgeq.runtimes.opening import import_runtime
 from edgeq.store import QuantizedModel
 from edgeq.validation import validate_bundle
 from edgeq.validation.gates import Criteria, check_drift_limit
@@ -313,6 +314,8 @@ def _check_places(job: Job) -> None:
     """What can be known to fail is said before hours of work."""
     for format in job.formats:
         check_output(job.output_of(format), force=job.force)
+        if format != "onnx":  # the packages that lower the others are extras
+            import_runtime(format)
     check_drift_limit(job.max_drift)
     if job.evaluation is not None and not job.evaluation.is_file():
         raise UsageError(f"There is no file {job.evaluation}.", remedy="Name a UTF-8 text with --evaluation.")
