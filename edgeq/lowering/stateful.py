@@ -158,10 +158,8 @@ class Replay(nn.Module):
                 self.register_parameter(key, nn.Parameter(torch.from_numpy(np.array(values)), requires_grad=False))
 
     def _needs_float(self, node: fx.Node) -> bool:
-        if not self.store.is_quantized(self.captured.weight_names[node.name]):
-            return True
-        readers = [reader for user in node.users for reader in (user.users if _is_transpose(user) else [user])]
-        return any(reader not in self._uses for reader in readers)
+        is_quantized = self.store.is_quantized(self.captured.weight_names[node.name])
+        return not is_quantized or _has_other_readers(node, self._uses)
 
     def _is_needed(self, node: fx.Node) -> bool:
         if node.op != "call_function" or not _has_live_users(node):
@@ -177,8 +175,7 @@ def dense_weights(captured: CapturedModel, store: QuantizedModel) -> set[str]:
         name = captured.weight_names.get(node.name) if node.op == "placeholder" else None
         if name is None or not store.is_quantized(name):
             continue
-        readers = [reader for user in node.users for reader in (user.users if _is_transpose(user) else [user])]
-        if any(reader not in uses for reader in readers):
+        if _has_other_readers(node, uses):
             dense.add(store.info.tied.get(name, name))
     return dense
 
@@ -220,6 +217,12 @@ def _matrix_argument(node: fx.Node) -> tuple[Any, bool]:
         right = arguments[PRODUCTS[node.target]]
         return (right.args[0], True) if isinstance(right, fx.Node) and _is_transpose(right) else (right, False)
     return None, False
+
+
+def _has_other_readers(weight: fx.Node, uses: dict[fx.Node, str]) -> bool:
+    """Whether a weight, or its transpose, is read otherwise than by the nodes of `uses`."""
+    readers = [reader for user in weight.users for reader in (user.users if _is_transpose(user) else [user])]
+    return any(reader not in uses for reader in readers)
 
 
 def _is_transpose(node: fx.Node) -> bool:
