@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from edgeq.core.artifact import TABLE_SUFFIX, Artifact
@@ -193,6 +194,33 @@ def test_the_notes_say_what_the_cache_takes(llama: Lowered) -> None:
     assert llama.artifact.interface.cache == ((2, 16), (2, 16))
     assert any(f"{cache / 2**20:.1f} MiB of the" in note for note in llama.artifact.notes)
     assert planned_memory(llama.path).arena_bytes > cache
+
+
+def outlying_bert(directory: Path) -> Path:
+    """Normalised embeddings with two channels that stick out, as trained encoders have."""
+    source = tiny_bert(directory)
+    weights = load_file(source / "model.safetensors")
+    for name in (name for name in weights if name.endswith("LayerNorm.weight")):
+        weights[name][[3, 40]] *= 12.0
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    return source
+
+
+def test_outlying_activations_are_multiplied_apart_and_cost_no_bytes(tmp_path: Path) -> None:
+    lowered = lowered_into(tmp_path, outlying_bert, Recipe(bits=4), "feature-extraction")
+    interface = lowered.artifact.interface
+    module, names, kernels = build(lowered.store, interface.context_length)
+    assert any(linear.activations == "split" for linear in kernels.quantized_linears().values())
+    assert any("stick" in note for note in lowered.artifact.notes)
+    inputs = {"input_ids": torch.tensor([IDS]), "attention_mask": torch.ones((1, len(IDS)), dtype=torch.long)}
+    inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+    with torch.no_grad():
+        eager = module(*(inputs[name] for name in names)).numpy()
+    found = Encoder(lowered.path, interface, threads=1).forward([IDS])
+    assert relative(found, eager) <= RUNTIME_NOISE / 2
+    assert artifact_digest("executorch", lowered.path, to_plain(lowered.artifact.weights)) == (
+        lowered.store.weights_digest
+    )
 
 
 def test_an_encoder_respects_padding(bert: Lowered) -> None:

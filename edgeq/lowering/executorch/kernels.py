@@ -11,7 +11,7 @@ from torch import fx, nn
 
 from edgeq.errors import UnsupportedModelError
 from edgeq.lowering import operators
-from edgeq.lowering.executorch.carriers import QuantizedLinear, carrier, check_table
+from edgeq.lowering.executorch.carriers import QuantizedLinear, carrier, check_table, in_table
 from edgeq.lowering.stateful import AttentionCall, quantized_weight
 from edgeq.store import QuantizedModel
 
@@ -42,12 +42,16 @@ class ExecuTorchKernels(nn.Module):
         if key(name) not in self.linears:
             self.linears[key(name)] = QuantizedLinear(name, quantized_weight(self.store, name))
 
+    def quantized_linears(self) -> dict[str, QuantizedLinear]:
+        """The linears by `key`."""
+        return {name: part for name, part in self.linears.items() if isinstance(part, QuantizedLinear)}
+
     def add_table(self, name: str) -> None:
         """An embedding; any group size, with zero points or without."""
         if key(name) not in self.tables:
             tensor = quantized_weight(self.store, name)
             check_table(name, tensor)
-            self.tables[key(name)] = carrier(tensor, zero_points=True, int8_activations=False)
+            self.tables[key(name)] = carrier(in_table(tensor), zero_points=True, int8_activations=False)
 
     def add_cache(self, layer: int, heads: int, key_size: int, value_size: int) -> None:
         """Keys and values of a layer, float32 `[1, context, heads, size]`."""

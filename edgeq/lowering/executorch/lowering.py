@@ -9,16 +9,18 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from edgeq.core.artifact import Artifact, Interface
+from edgeq.core.artifact import Artifact, Interface, container_notes
 from edgeq.core.target import TargetProfile
 from edgeq.errors import RuntimeUnavailableError, UnsupportedModelError
 from edgeq.files import write_bytes_atomic
 from edgeq.lowering import operators
 from edgeq.lowering.capture import CapturedModel, capture
+from edgeq.lowering.executorch.activations import split_where_needed
 from edgeq.lowering.executorch.kernels import ExecuTorchKernels
 from edgeq.lowering.interface import special_tokens, vocabulary
 from edgeq.lowering.quiet import quiet_torch
 from edgeq.lowering.stateful import Replay, dense_weights, quantized_uses
+from edgeq.models.evaluation import evaluation_inputs
 from edgeq.progress import Progress
 from edgeq.runtimes.executorch import planned_memory
 from edgeq.store import QuantizedModel
@@ -26,6 +28,8 @@ from edgeq.store import QuantizedModel
 MODEL_FILE = "model.pte"
 PREFILL_TOKENS = 256
 """The longest chunk of a prompt: the planned arena holds the activations of the longest input, whatever is run."""
+PROBES, LONGEST_PROBE = 6, 64
+"""Texts, and tokens of each, on which the rounding of activations is measured before lowering."""
 
 ACTIVATIONS_NOTE = (
     "XNNPACK rounds activations to 8 bits per token: there is no kernel for quantized weights that does not"
@@ -76,6 +80,7 @@ def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progres
     write_bytes_atomic(directory / MODEL_FILE, pte)
     from edgeq.lowering.executorch.placement import place
 
+    weights = place(pte, store, kernels)
     return Artifact(
         format="executorch",
         directory=directory,
@@ -83,8 +88,12 @@ def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progres
         files=(MODEL_FILE,),
         interface=interface,
         weights_digest=store.weights_digest,
-        weights=place(pte, store, kernels),
-        notes=(ACTIVATIONS_NOTE, *_memory_notes(directory / MODEL_FILE, kernels)),
+        weights=weights,
+        notes=(
+            ACTIVATIONS_NOTE,
+            *_memory_notes(directory / MODEL_FILE, kernels),
+            *container_notes(weights, "ExecuTorch's kernels"),
+        ),
     )
 
 
@@ -95,7 +104,24 @@ def build(store: QuantizedModel, context_length: int) -> tuple[nn.Module, tuple[
     _refuse_dense(captured, store)
     kernels = prepare(captured, store, context_length)
     module, names = _module(captured, store, kernels)
+    probes = [torch.tensor([ids[:LONGEST_PROBE]]) for ids in evaluation_inputs(store.source_directory, store.info)]
+    split_where_needed(kernels, lambda: _outputs(module, probes[:: -(-len(probes) // PROBES)]))
     return module, names, kernels
+
+
+def _outputs(module: nn.Module, probes: list[torch.Tensor]) -> torch.Tensor:
+    """What the model says about each of `probes` `[1, S]`, flat; a language model about the last token."""
+    with torch.no_grad():
+        if isinstance(module, LanguageModel):
+            return torch.cat([module(ids, torch.arange(ids.shape[1])).flatten() for ids in probes])
+        assert isinstance(module, Encoder)  # noqa: S101 - there are these two
+        return torch.cat([module(*_inputs(module.names, ids)).flatten() for ids in probes])
+
+
+def _inputs(names: tuple[str, ...], ids: torch.Tensor) -> list[torch.Tensor]:
+    """An encoder's inputs for one whole sentence of one type."""
+    values = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    return [values[name] for name in names]
 
 
 def prepare(captured: CapturedModel, store: QuantizedModel, context_length: int) -> ExecuTorchKernels:
@@ -165,6 +191,13 @@ def _interface(
         pooling=info.pooling,
         normalize=info.normalize,
     )
+
+
+def _split_notes(kernels: ExecuTorchKernels) -> tuple[str, ...]:
+    split = sum(linear.activations == "split" for linear in kernels.quantized_linears().values())
+    if not split:
+        return ()
+    return (f"{split} of {len(kernels.linears)} linears multiply what sticks out of their activations separately",)
 
 
 def _memory_notes(model_path: Path, kernels: ExecuTorchKernels) -> tuple[str, ...]:
