@@ -6,7 +6,7 @@ import atexit
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from edgeq.bundle.manifest import MANIFEST, verify
 from edgeq.errors import UsageError
@@ -14,6 +14,7 @@ from edgeq.runtimes.opening import open_bundle
 
 if TYPE_CHECKING:
     from edgeq.core.model import Task
+    from edgeq.core.recipe import Effort
     from edgeq.core.report import Report
     from edgeq.progress import Progress
     from edgeq.runtimes.generation import Encoder, TextGenerator
@@ -23,8 +24,10 @@ def export(
     model: str | Path | None = None,
     *,
     target: str = "android",
-    bits: int = 4,
+    bits: int | Literal["auto"] = 4,
     method: str = "auto",
+    effort: Effort = "default",
+    calibration: Path | None = None,
     group_size: int | None = None,
     symmetric: bool | None = None,
     embedding_bits: int | None = None,
@@ -34,6 +37,7 @@ def export(
     max_memory: int | None = None,
     max_drift: float | None = None,
     max_size: int | None = None,
+    recipe: Path | None = None,
     evaluation: Path | None = None,
     output: Path | None = None,
     validate: bool = True,
@@ -44,31 +48,13 @@ def export(
 
     Raises EdgeqError, each with its exit code and a remedy.
     """
-    from edgeq.pipeline import ALL_FORMATS, export_formats
+    arguments = locals()  # every one is an argument of export_formats
+    from edgeq.pipeline import export_formats
+    from edgeq.profiles import ALL_FORMATS
 
     if format == ALL_FORMATS:
         raise UsageError("edgeq.export returns one report.", remedy="Call edgeq.export_formats for all formats.")
-    reports = export_formats(
-        model,
-        target=target,
-        bits=bits,
-        method=method,
-        group_size=group_size,
-        symmetric=symmetric,
-        embedding_bits=embedding_bits,
-        format=format,
-        task=task,
-        accuracy_level=accuracy_level,
-        max_memory=max_memory,
-        max_drift=max_drift,
-        max_size=max_size,
-        evaluation=evaluation,
-        output=output,
-        validate=validate,
-        force=force,
-        progress=progress,
-    )
-    return reports[0]
+    return export_formats(**arguments)[0]
 
 
 def load(path: str | Path | None = None, *, bits: int = 4, threads: int = 0) -> TextGenerator | Encoder:

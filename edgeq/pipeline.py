@@ -8,7 +8,6 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import get_args
 
 from edgeq import summary
 from edgeq.bundle.golden import Golden, build_golden, text_decoder
@@ -16,19 +15,20 @@ from edgeq.bundle.manifest import read_manifest
 from edgeq.bundle.seal import seal
 from edgeq.bundle.stage import bundle_name, check_output, stage
 from edgeq.core.model import Task
-from edgeq.core.recipe import Recipe
+from edgeq.core.recipe import Effort, Recipe
 from edgeq.core.records import to_plain
 from edgeq.core.report import Report
-from edgeq.core.scheme import FLOAT_BITS, QUANTIZED_BITS
 from edgeq.core.target import Format, TargetProfile
-from edgeq.errors import OutputError, RuntimeUnavailableError, SourceNotFoundError, UnknownNameError, UsageError
+from edgeq.errors import OutputError, RuntimeUnavailableError, SourceNotFoundError, UsageError
 from edgeq.files import output_errors
 from edgeq.lowering import lower as lower_to
 from edgeq.models.demo_model import DEMO_NAME
-from edgeq.models.evaluation import TOKENIZER_FILE, evaluation_inputs
+from edgeq.models.evaluation import evaluation_inputs
 from edgeq.models.reference import run_reference
 from edgeq.models.source import SourceModel, load
-from edgeq.profiles import load_profile
+from edgeq.models.tokens import TOKENIZER_FILE
+from edgeq.planning import Auto, Budget, asked_recipe, budget_for, recipe_within
+from edgeq.profiles import ALL_FORMATS, formats_of, load_profile
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantization import allocate
 from edgeq.quantization import quantize as quantize_into
@@ -44,7 +44,6 @@ from edgeq.workplace import STORE, created, undone, workplace
 DEFAULT_TARGET = "android"
 ACCURACY_LEVELS = (1, 4)
 VALIDATION = "validation"
-ALL_FORMATS = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +57,9 @@ class Job:
     max_memory: int | None = None
     max_drift: float | None = None
     max_size: int | None = None
+    calibration: Path | None = None
     evaluation: Path | None = None
+    budget: Budget | None = None
     validate: bool
     force: bool
 
@@ -72,7 +73,16 @@ def build(model: SourceModel, job: Job, progress: Progress) -> tuple[Report, ...
     if job.validate:
         evaluation_inputs(model.directory, model.info, job.evaluation)  # raises before the work what it would after it
     with workplace(job.output) as work:
-        plan = allocate(model, job.recipe, job.target, job.formats)
+        recipe = recipe_within(
+            model,
+            job.recipe,
+            job.target,
+            job.formats,
+            budget=job.budget,
+            calibration=job.calibration,
+            progress=progress,
+        )
+        plan = allocate(model, recipe, job.target, job.formats)
         progress.stage("quantizing")
         store = quantize_into(model, plan, work / STORE, progress=progress.advance)
         return _bundles(store, model, job, work, progress)
@@ -122,8 +132,10 @@ def export_formats(
     model: str | Path | None = None,
     *,
     target: str = DEFAULT_TARGET,
-    bits: int = 4,
+    bits: int | Auto = 4,
     method: str = "auto",
+    effort: Effort = "default",
+    calibration: Path | None = None,
     group_size: int | None = None,
     symmetric: bool | None = None,
     embedding_bits: int | None = None,
@@ -133,6 +145,7 @@ def export_formats(
     max_memory: int | None = None,
     max_drift: float | None = None,
     max_size: int | None = None,
+    recipe: Path | None = None,
     evaluation: Path | None = None,
     output: Path | None = None,
     validate: bool = True,
@@ -141,31 +154,34 @@ def export_formats(
 ) -> tuple[Report, ...]:
     """Quantize, lower, bundle and validate a model; the bundle is at `output` whatever the verdict.
 
-    One report per format: `format` is a name, None for the target's first, or "all" for all of the target's, whose
-    bundles are then directories in `output` that hold the same codes.
-
-    model: a Hugging Face directory, a hub id, or None for the embedded demo. target: a profile's name or TOML file.
-    bits: 4, 8 or 16 for linears; embedding_bits for embeddings and head. accuracy_level: 4 computes with int8
-    activations, 1 with float32; the profile's by default. max_memory and max_size in bytes, max_drift in nats per
-    token (1 - cosine for encoders) replace the target's limits. evaluation: UTF-8 text to measure drift on.
-    Raises EdgeqError, each with its exit code and a remedy.
+    One report per format: a name, None for the target's first, or "all", whose bundles are then directories in `output`
+    that hold the same codes. model: a Hugging Face directory, a hub id, or None for the embedded demo. `bits` are the
+    linears', `embedding_bits` those of embeddings and head. calibration: UTF-8 text or JSONL, else what the model
+    writes. Sizes are bytes, max_drift nats per token (1 - cosine for encoders). Raises EdgeqError, each with a remedy.
     """
     profile = _profile(target, accuracy_level)
-    recipe = _recipe(bits, method, group_size, symmetric, embedding_bits)
+    chosen = asked_recipe(
+        bits, method, effort, group_size=group_size, symmetric=symmetric, embedding_bits=embedding_bits, path=recipe
+    )
     job = Job(
-        recipe=recipe,
+        recipe=chosen,
         target=profile,
-        formats=_formats(format, profile),
+        formats=formats_of(profile, format),
         output=(output or _default_output(model, profile, bits)).resolve(),
         max_memory=max_memory,
         max_drift=max_drift,
         max_size=max_size,
+        calibration=calibration,
         evaluation=evaluation,
+        budget=budget_for(bits, max_size=max_size, max_memory=max_memory, max_drift=max_drift),
         validate=validate,
         force=force,
     )
+    return _run(model, task, job, progress or SilentProgress())
+
+
+def _run(model: str | Path | None, task: Task | None, job: Job, progress: Progress) -> tuple[Report, ...]:
     _check_places(job)
-    progress = progress or SilentProgress()
     progress.stage("loading")
     return build(load(model, task=task), job, progress)
 
@@ -175,13 +191,19 @@ def quantize(
     *,
     output: Path,
     target: str = DEFAULT_TARGET,
-    bits: int = 4,
+    bits: int | Auto = 4,
     method: str = "auto",
+    effort: Effort = "default",
+    calibration: Path | None = None,
     group_size: int | None = None,
     symmetric: bool | None = None,
     embedding_bits: int | None = None,
     format: str | None = None,
     task: Task | None = None,
+    max_memory: int | None = None,
+    max_drift: float | None = None,
+    max_size: int | None = None,
+    recipe: Path | None = None,
     force: bool = False,
     progress: Progress | None = None,
 ) -> QuantizedModel:
@@ -190,7 +212,11 @@ def quantize(
     Raises EdgeqError as `export` does.
     """
     profile = load_profile(target)
-    recipe = _recipe(bits, method, group_size, symmetric, embedding_bits)
+    chosen = asked_recipe(
+        bits, method, effort, group_size=group_size, symmetric=symmetric, embedding_bits=embedding_bits, path=recipe
+    )
+    budget = budget_for(bits, max_size=max_size, max_memory=max_memory, max_drift=max_drift)
+    _check_text(calibration, "--calibration")
     progress = progress or SilentProgress()
     with output_errors(output):
         is_new = not output.exists()
@@ -198,7 +224,9 @@ def quantize(
             raise OutputError(f"{output} holds a finished store.", remedy="Name another --output, or say --force.")
     progress.stage("loading")
     source = load(model, task=task)
-    plan = allocate(source, recipe, profile, _formats(format, profile))
+    formats = formats_of(profile, format)
+    chosen = recipe_within(source, chosen, profile, formats, budget=budget, calibration=calibration, progress=progress)
+    plan = allocate(source, chosen, profile, formats)
     progress.stage("quantizing")
     with undone(output.resolve()) if is_new else nullcontext():
         return quantize_into(source, plan, output, progress=progress.advance)
@@ -225,7 +253,7 @@ def lower(
     job = Job(
         recipe=Recipe(),
         target=profile,
-        formats=_formats(format, profile)[:1],
+        formats=formats_of(profile, format)[:1],
         output=output.resolve(),
         validate=validate,
         force=force,
@@ -285,29 +313,8 @@ def _profile(target: str, accuracy_level: int | None) -> TargetProfile:
     return replace(profile, accuracy_level=accuracy_level)
 
 
-def _recipe(
-    bits: int, method: str, group_size: int | None, symmetric: bool | None, embedding_bits: int | None
-) -> Recipe:
-    for flag, value in (("bits", bits), ("embedding bits", embedding_bits)):
-        if value is not None and value not in (*QUANTIZED_BITS, FLOAT_BITS):
-            raise UsageError(f"{value} {flag} cannot be stored.", remedy="Use 4, 8 or 16.")
-    return Recipe(bits=bits, method=method, group_size=group_size, symmetric=symmetric, embedding_bits=embedding_bits)
-
-
-def _default_output(model: str | Path | None, profile: TargetProfile, bits: int) -> Path:
+def _default_output(model: str | Path | None, profile: TargetProfile, bits: int | Auto) -> Path:
     return Path(f"{bundle_name(DEMO_NAME if model is None else str(model))}-{profile.name}-{bits}bit")
-
-
-def _formats(name: str | None, profile: TargetProfile) -> tuple[Format, ...]:
-    if name == ALL_FORMATS:
-        return profile.formats
-    for format in profile.formats:
-        if name in (None, format):
-            return (format,)
-    known = ", ".join((*get_args(Format), ALL_FORMATS))
-    raise UnknownNameError(
-        f"{profile.name} takes no format {name!r}.", remedy=f"It takes {', '.join(profile.formats)}; edgeq has {known}."
-    )
 
 
 def _check_places(job: Job) -> None:
@@ -317,8 +324,13 @@ def _check_places(job: Job) -> None:
         if format != "onnx":  # the packages that lower the others are extras
             import_runtime(format)
     check_drift_limit(job.max_drift)
-    if job.evaluation is not None and not job.evaluation.is_file():
-        raise UsageError(f"There is no file {job.evaluation}.", remedy="Name a UTF-8 text with --evaluation.")
+    _check_text(job.evaluation, "--evaluation")
+    _check_text(job.calibration, "--calibration")
+
+
+def _check_text(path: Path | None, option: str) -> None:
+    if path is not None and not path.is_file():
+        raise UsageError(f"There is no file {path}.", remedy=f"Name a UTF-8 text with {option}.")
 
 
 def _original(store: QuantizedModel) -> SourceModel:

@@ -24,6 +24,7 @@ NUMBERS = (
 )
 """The fields that need a `[provenance.NAME]` table wherever they are set."""
 
+ALL_FORMATS = "all"
 _OPTIONAL = ("bundle_limit_mib", "compute_unit", "increased_memory_limit")
 _KEYS = ("description", "surface", "formats", *NUMBERS, "compute_unit", "increased_memory_limit")
 _ACCURACY_LEVELS = (1, 4)
@@ -40,6 +41,19 @@ def profile_dir() -> Path:
     package = Path(__file__).parent
     installed = package / "targets"
     return installed if installed.is_dir() else package.parent / "targets"
+
+
+def formats_of(profile: TargetProfile, name: str | None) -> tuple[Format, ...]:
+    """The format called `name`, the profile's first for None, all for ALL_FORMATS. Raises UnknownNameError."""
+    if name == ALL_FORMATS:
+        return profile.formats
+    for format in profile.formats:
+        if name in (None, format):
+            return (format,)
+    known = ", ".join((*get_args(Format), ALL_FORMATS))
+    raise UnknownNameError(
+        f"{profile.name} takes no format {name!r}.", remedy=f"It takes {', '.join(profile.formats)}; edgeq has {known}."
+    )
 
 
 def available_profiles() -> tuple[str, ...]:

@@ -117,6 +117,18 @@ def test_what_core_ml_did_not_run_is_not_fully_judged(bundle: Path) -> None:
     assert report.planned_memory
 
 
+def test_a_limit_just_below_the_peak_kills(bundle: Path) -> None:
+    """What torch holds in the process does not count, and does not hide the artifact either."""
+    if read_manifest(bundle).format != "executorch":
+        pytest.skip("its memory is not judged here")
+    memory = validate(bundle).memory
+    assert memory is not None
+    assert memory.baseline_dirty_bytes > 3 * memory.peak_dirty_bytes
+    below = validate(bundle, memory_limit=memory.peak_dirty_bytes * 9 // 10)
+    assert "survived" in failed(below)
+    assert "killed at the limit" in below.reason
+
+
 def test_all_formats_of_a_target_hold_the_same_codes(tmp_path: Path) -> None:
     model = tiny_bert(tmp_path / "model")
     store = quantize(model, target="ios", format="all", output=tmp_path / "store")

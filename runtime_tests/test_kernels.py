@@ -40,7 +40,7 @@ def run_linear(directory: Path, tensor: QuantizedTensor, x: Floats, accuracy_lev
     return run(directory / "model.onnx", {"x": x})
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("inputs", INPUTS)
 @pytest.mark.parametrize("group_size", [32, 16])
@@ -53,7 +53,7 @@ def test_matmul_holds_the_dequantized_weights(
     assert np.abs(found.T - tensor.dequantize()).max() <= 1e-6 * np.abs(found).max()
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("inputs", INPUTS)
 def test_matmul_with_int8_activations_is_near(tmp_path: Path, bits: int, symmetric: bool, inputs: int) -> None:
@@ -64,7 +64,7 @@ def test_matmul_with_int8_activations_is_near(tmp_path: Path, bits: int, symmetr
     assert error < 0.02
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("inputs", [32, 64, 172, 40])
 def test_gather_holds_the_dequantized_weights(tmp_path: Path, bits: int, symmetric: bool, inputs: int) -> None:
@@ -81,7 +81,7 @@ def test_gather_holds_the_dequantized_weights(tmp_path: Path, bits: int, symmetr
     assert np.array_equal(found, tensor.dequantize()[ids])
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 def test_one_scale_per_channel_is_one_large_group(tmp_path: Path, bits: int) -> None:
     tensor = make_tensor(Scheme(bits=bits, group_size=None, symmetric=True), 24, 40)
     found = run_linear(tmp_path, tensor, np.eye(40, dtype=np.float32), accuracy_level=1)

@@ -300,6 +300,7 @@ def write_manifest(directory: Path, interface: Interface, weights: dict[str, Any
         "weights": weights,
         "weights_digest": weights_digest((name, tensor_digest(name, quantized[name])) for name in weights),
         "runtime": {"name": "onnxruntime", "threads": 1, "accuracy_level": 1},
+        "profile": {"compute_unit": "cpu"},
         "files": to_plain(list_files(directory)),
         "report": {"verdict": "not_validated", "files": []},
     }

@@ -71,10 +71,12 @@ def test_export_without_arguments_takes_the_defaults(library: Library) -> None:
 
 def test_export_hands_every_flag_on(library: Library) -> None:
     Path("e.txt").write_text("Some text.\n")
+    Path("c.jsonl").write_text("[1, 2]\n")
     flags = (
         "--target edge --bits 8 --method rtn --group-size 64 --symmetric --embedding-bits 8 --format onnx"
-        " --task feature-extraction --accuracy-level 1 --evaluation e.txt --max-memory 2GB --max-drift 0.1"
-        " --max-size 1MiB --output out --no-validate --json --force"
+        " --task feature-extraction --accuracy-level 1 --effort best --calibration c.jsonl"
+        " --evaluation e.txt --max-memory 2GB --max-drift 0.1"
+        " --max-size 1MiB --recipe r.toml --output out --no-validate --json --force"
     )
     assert cli.run(["export", "some/model", *flags.split()]) == 0
     del library.call["progress"]
@@ -89,14 +91,25 @@ def test_export_hands_every_flag_on(library: Library) -> None:
         "format": "onnx",
         "task": "feature-extraction",
         "accuracy_level": 1,
+        "effort": "best",
+        "calibration": Path("c.jsonl"),
         "evaluation": Path("e.txt"),
         "max_memory": 2 * 10**9,
         "max_drift": 0.1,
         "max_size": 2**20,
+        "recipe": Path("r.toml"),
         "output": Path("out"),
         "validate": False,
         "force": True,
     }
+
+
+def test_bits_may_be_left_to_the_budget(library: Library) -> None:
+    assert cli.run(["export", "--bits", "auto", "--max-size", "3MB", "--json"]) == 0
+    assert (library.call["bits"], library.call["max_size"]) == ("auto", 3_000_000)
+    Path("edgeq.toml").write_text('bits = "auto"\n')
+    assert cli.run(["export", "--json"]) == 0
+    assert library.call["bits"] == "auto"
 
 
 def test_every_setting_is_an_argument_of_export_with_the_same_default() -> None:
@@ -132,6 +145,8 @@ def test_settings_come_from_pyproject_where_there_is_no_edgeq_toml(library: Libr
         ("bits = true", "bits the value True"),
         ("bits = '4'", "bits the value '4'"),
         ("task = 'text-generatoin'", "Did you mean 'text-generation'?"),
+        ("effort = 'fats'", "Did you mean 'fast'?"),
+        ("calibration = 1", "calibration the value 1"),
         ("max_memory = 'much'", "is not a size"),
         ("model = ", "cannot be read"),
     ],
@@ -154,6 +169,8 @@ def test_wrong_settings_are_refused_in_one_line(
         (["export", "--task", "text-generatoin"], "Did you mean 'text-generation'?"),
         (["export", "--max-memory", "2XB"], "'2XB' is not a size"),
         (["export", "--evaluation", "no-such-file"], "no-such-file"),
+        (["quantize", "--output", "o", "--calibration", "no-such-file"], "no-such-file"),
+        (["export", "--effort", "bst"], "Did you mean 'best'?"),
         (["quantize", "model"], "--output"),
         (["validate"], "bundle"),
         (["targets", "androd"], "Did you mean 'android'?"),

@@ -8,13 +8,14 @@ from edgeq.bundle.manifest import Manifest
 from edgeq.core.artifact import Interface
 from edgeq.core.target import Format
 
-_RUNTIME_BYTES = 64 * 2**20
+RUNTIME_BYTES = 64 * 2**20
+"""Twice what validation charges for a runtime: an app asks before it loads, and should rather ask for too much."""
 
 
 def required_bytes(manifest: Manifest) -> int:
     """The model's files once (kernels may copy weights into their own layout), the key-value cache at full context as
     the format holds it, and the runtime itself."""
-    return model_bytes(manifest) + cache_bytes(manifest.interface, manifest.format) + _RUNTIME_BYTES
+    return model_bytes(manifest) + cache_bytes(manifest.interface, manifest.format) + RUNTIME_BYTES
 
 
 def model_bytes(manifest: Manifest) -> int:
@@ -25,8 +26,12 @@ def model_bytes(manifest: Manifest) -> int:
 
 def cache_bytes(interface: Interface, format: Format) -> int:
     """Bytes of the key-value cache at the full context length; 0 for encoders."""
-    per_token = sum(2 * _element_bytes(format) * heads * size for heads, size in interface.cache)
-    return per_token * interface.context_length
+    return bytes_per_token(interface.cache, format) * interface.context_length
+
+
+def bytes_per_token(cache: tuple[tuple[int, int], ...], format: Format) -> int:
+    """What one more token adds to the cache; cache: `(key-value heads, head size)` per layer."""
+    return sum(2 * _element_bytes(format) * heads * size for heads, size in cache)
 
 
 def _element_bytes(format: Format) -> int:

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from edgeq.cli.settings import as_task
-from edgeq.cli.values import parse_size
+from edgeq.cli.settings import as_effort, as_task
+from edgeq.cli.values import parse_bits, parse_size
 
 Model = Annotated[
     str | None,
@@ -16,11 +16,34 @@ Model = Annotated[
 ]
 Bundle = Annotated[Path, Argument(help="What `edgeq export` wrote.", show_default=False)]
 Target = Annotated[str | None, Option(help="Device profile. Default: android.", metavar="NAME|FILE.toml")]
-Bits = Annotated[int | None, Option(help="Bits of the linears' weights. Default: 4.", metavar="4|8|16")]
+Bits = Annotated[
+    Any,
+    Option(
+        parser=parse_bits,
+        help="Bits of the linears' weights; auto: for each weight what the --max options leave room for. Default: 4.",
+        metavar="2|3|4|8|16|auto",
+    ),
+]
+RecipeFile = Annotated[
+    Path | None,
+    Option("--recipe", help="What `edgeq plan --output` wrote: schemes by weight.", metavar="FILE", dir_okay=False),
+]
 Method = Annotated[str | None, Option(help="How to quantize. Default: auto.", metavar="auto|NAME")]
 GroupSize = Annotated[int | None, Option(help="Inputs that share a scale.", metavar="N")]
 Symmetric = Annotated[bool | None, Option("--symmetric/--asymmetric", help="Without or with zero points.")]
-EmbeddingBits = Annotated[int | None, Option(help="Bits of embeddings and the head.", metavar="4|8|16")]
+Effort = Annotated[
+    Any, Option(parser=as_effort, help="Time that quantizing may take. Default: default.", metavar="fast|default|best")
+]
+Calibration = Annotated[
+    Path | None,
+    Option(
+        help="UTF-8 text or .jsonl to calibrate on. Default: what the model writes itself.",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+    ),
+]
+EmbeddingBits = Annotated[int | None, Option(help="Bits of embeddings and the head.", metavar="2|3|4|8|16")]
 TaskName = Annotated[
     Any, Option("--task", parser=as_task, help="Where the checkpoint does not say it.", metavar="TASK")
 ]
@@ -28,11 +51,24 @@ AccuracyLevel = Annotated[
     int | None, Option(help="Activations: 1 float32, 4 int8. Default: the target's.", metavar="1|4")
 ]
 FormatName = Annotated[str | None, Option("--format", help="Default: the target's first.", metavar="NAME|all")]
-MaxMemory = Annotated[Any, Option(parser=parse_size, help="Gate: peak memory. Default: the target's.", metavar="SIZE")]
-MaxSize = Annotated[Any, Option(parser=parse_size, help="Gate: bundle size. Default: the target's.", metavar="SIZE")]
+MaxMemory = Annotated[
+    Any,
+    Option(
+        parser=parse_size, help="Gate, and budget of --bits auto: peak memory. Default: the target's.", metavar="SIZE"
+    ),
+]
+MaxSize = Annotated[
+    Any,
+    Option(
+        parser=parse_size, help="Gate, and budget of --bits auto: bundle size. Default: the target's.", metavar="SIZE"
+    ),
+]
 MaxDrift = Annotated[
     float | None,
-    Option(help="Gate: mean KL divergence in nats per token; encoders: 1 - mean cosine.", metavar="X"),
+    Option(
+        help="Gate, and budget of --bits auto: mean KL divergence in nats per token; encoders: 1 - mean cosine.",
+        metavar="X",
+    ),
 ]
 Evaluation = Annotated[
     Path | None,

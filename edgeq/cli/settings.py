@@ -6,10 +6,11 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import cast, get_args
+from typing import Literal, cast, get_args
 
 from edgeq.cli.values import one_of, parse_size
 from edgeq.core.model import Task
+from edgeq.core.recipe import Effort
 from edgeq.errors import UsageError
 
 SETTINGS_FILE = "edgeq.toml"
@@ -25,8 +26,10 @@ class Settings:
 
     model: str | None = None
     target: str = "android"
-    bits: int = 4
+    bits: int | Literal["auto"] = 4
     method: str = "auto"
+    effort: Effort = "default"
+    calibration: Path | None = None
     group_size: int | None = None
     symmetric: bool | None = None
     embedding_bits: int | None = None
@@ -37,6 +40,7 @@ class Settings:
     max_memory: int | None = None
     max_drift: float | None = None
     max_size: int | None = None
+    recipe: Path | None = None
     output: Path | None = None
 
 
@@ -48,10 +52,18 @@ def as_task(text: str) -> Task:
     return cast("Task", one_of(text, get_args(Task), option="task"))
 
 
+def as_effort(text: str) -> Effort:
+    """An effort's name, checked. Raises UnknownNameError."""
+    return cast("Effort", one_of(text, get_args(Effort), option="effort"))
+
+
 _READ_TEXT: dict[str, Callable[[str], object]] = {
     "task": as_task,
+    "effort": as_effort,
+    "calibration": Path,
     "max_memory": parse_size,
     "max_size": parse_size,
+    "recipe": Path,
     "evaluation": Path,
     "output": Path,
 }
@@ -60,7 +72,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("bits", "group_size", "embedding_bits", "accuracy_level", "max_memory", "max_size"), (int,)),
     "symmetric": (bool,),
     "max_drift": (int, float),
-    **dict.fromkeys(("task", "evaluation", "output"), ()),
+    **dict.fromkeys(("task", "effort", "calibration", "recipe", "evaluation", "output"), ()),
 }
 
 
@@ -72,8 +84,8 @@ def read_settings(directory: Path) -> Settings:
 
 
 def override(settings: Settings, flags: dict[str, object]) -> Settings:
-    """The settings with every flag that was given (is not None) in place of its key."""
-    return replace(settings, **{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
+    """The settings with every flag that was given (is not None) in place of its key; flags without a key are left."""
+    return replace(settings, **{name: flags[name] for name in KEYS if flags.get(name) is not None})  # type: ignore[arg-type]
 
 
 def _table(directory: Path) -> tuple[Path, dict[str, object]]:
@@ -101,6 +113,8 @@ def _value(path: Path, key: str, value: object) -> object:
     """One TOML value as its field's type."""
     if isinstance(value, str) and key in _READ_TEXT:
         return _READ_TEXT[key](value)
+    if (key, value) == ("bits", "auto"):
+        return value
     # The exact type, as True is an integer to isinstance.
     if type(value) not in _TYPES[key]:
         raise UsageError(

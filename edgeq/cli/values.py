@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from difflib import get_close_matches
+from typing import Literal
 
 from edgeq.errors import UnknownNameError, UsageError
 
@@ -25,6 +26,15 @@ def parse_size(text: str) -> int:
     if size == 0:
         raise UsageError(f"A size of {text!r} leaves nothing.", remedy="Write it as 20MB, 1.5GiB or a number of bytes.")
     return size
+
+
+def parse_bits(text: str) -> int | Literal["auto"]:
+    """A number of bits, or "auto". Raises UsageError."""
+    if text == "auto":
+        return "auto"
+    if not re.fullmatch(r"\d{1,2}", text):
+        raise UsageError(f"{text!r} is no value of --bits.", remedy="Use 2, 3, 4, 8, 16 or auto.")
+    return int(text)
 
 
 def one_of(value: str, choices: Sequence[str], *, option: str) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeq.cli import flags, show
+from edgeq.cli import flags, plan, show
 from edgeq.cli.settings import Settings, override, read_settings
 from edgeq.cli.watch import watching
 from edgeq.core.report import Report, Verdict
@@ -48,6 +48,8 @@ def export(
     target: flags.Target = None,
     bits: flags.Bits = None,
     method: flags.Method = None,
+    effort: flags.Effort = None,
+    calibration: flags.Calibration = None,
     group_size: flags.GroupSize = None,
     symmetric: flags.Symmetric = None,
     embedding_bits: flags.EmbeddingBits = None,
@@ -58,32 +60,14 @@ def export(
     max_memory: flags.MaxMemory = None,
     max_drift: flags.MaxDrift = None,
     max_size: flags.MaxSize = None,
+    recipe: flags.RecipeFile = None,
     output: flags.OutputOrName = None,
     no_validate: flags.NoValidate = False,
     json: flags.Json = False,
     force: flags.Force = False,
 ) -> int:
     """Turn a model into a bundle that was run, measured and compared."""
-    settings = override(
-        read_settings(Path()),
-        {
-            "model": model,
-            "target": target,
-            "bits": bits,
-            "method": method,
-            "group_size": group_size,
-            "symmetric": symmetric,
-            "embedding_bits": embedding_bits,
-            "format": format,
-            "task": task,
-            "accuracy_level": accuracy_level,
-            "evaluation": evaluation,
-            "max_memory": max_memory,
-            "max_drift": max_drift,
-            "max_size": max_size,
-            "output": output,
-        },
-    )
+    settings = override(read_settings(Path()), locals())
     return _finish(*_export(settings, validate=not no_validate, force=force), json=json)
 
 
@@ -95,31 +79,24 @@ def quantize(
     target: flags.Target = None,
     bits: flags.Bits = None,
     method: flags.Method = None,
+    effort: flags.Effort = None,
+    calibration: flags.Calibration = None,
     group_size: flags.GroupSize = None,
     symmetric: flags.Symmetric = None,
     embedding_bits: flags.EmbeddingBits = None,
     format: flags.FormatName = None,
     task: flags.TaskName = None,
+    max_memory: flags.MaxMemory = None,
+    max_drift: flags.MaxDrift = None,
+    max_size: flags.MaxSize = None,
+    recipe: flags.RecipeFile = None,
     json: flags.Json = False,
     force: flags.Force = False,
 ) -> int:
     """Quantize a model into a store, from which any format can be lowered."""
+    settings = override(read_settings(Path()), locals())
     from edgeq import inspection, pipeline
 
-    settings = override(
-        read_settings(Path()),
-        {
-            "model": model,
-            "target": target,
-            "bits": bits,
-            "method": method,
-            "group_size": group_size,
-            "symmetric": symmetric,
-            "embedding_bits": embedding_bits,
-            "format": format,
-            "task": task,
-        },
-    )
     with watching() as progress:
         store = pipeline.quantize(
             settings.model,
@@ -127,11 +104,17 @@ def quantize(
             target=settings.target,
             bits=settings.bits,
             method=settings.method,
+            effort=settings.effort,
+            calibration=settings.calibration,
             group_size=settings.group_size,
             symmetric=settings.symmetric,
             embedding_bits=settings.embedding_bits,
             format=settings.format,
             task=settings.task,
+            max_memory=settings.max_memory,
+            max_drift=settings.max_drift,
+            max_size=settings.max_size,
+            recipe=settings.recipe,
             force=force,
             progress=progress,
         )
@@ -184,6 +167,9 @@ def validate(
             bundle, memory_limit=memory_limit, max_drift=max_drift, require=require, progress=progress
         )
     return _finish(report, json=json, require=require)
+
+
+app.command()(plan.plan)
 
 
 @app.command()
@@ -254,6 +240,8 @@ def _export(settings: Settings, *, validate: bool, force: bool) -> tuple[Report,
             target=settings.target,
             bits=settings.bits,
             method=settings.method,
+            effort=settings.effort,
+            calibration=settings.calibration,
             group_size=settings.group_size,
             symmetric=settings.symmetric,
             embedding_bits=settings.embedding_bits,
@@ -263,6 +251,7 @@ def _export(settings: Settings, *, validate: bool, force: bool) -> tuple[Report,
             max_memory=settings.max_memory,
             max_drift=settings.max_drift,
             max_size=settings.max_size,
+            recipe=settings.recipe,
             evaluation=settings.evaluation,
             output=settings.output,
             validate=validate,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +53,8 @@ class WeightLocation:
     `codes`, `scales`, `zero_points` and `codebook` name what the format calls a stored array: ONNX initializers, keys
     and indices of buffers in a `.pte`, values of a Core ML program. `rows` are the rows `[start, stop)` of them that
     belong to this weight, as several may be stored one below the other. `shape` is `(outputs, inputs)`. `codebook_kind`
-    and `palette_rows` are the scheme's; the scales of a palette are all 1 and nowhere.
+    and `palette_rows` are the scheme's; the scales of a palette are all 1 and nowhere. `container_bits` is what a code
+    takes there, where that is more than `bits`: the runtime has no kernel for so few.
     """
 
     bits: int
@@ -66,6 +69,21 @@ class WeightLocation:
     codebook: str | None = None
     codebook_kind: Codebook | None = None
     palette_rows: int | None = None
+    container_bits: int | None = None
+
+    @property
+    def stored_bits(self) -> int:
+        """Bits that each code takes in the artifact."""
+        return self.container_bits or self.bits
+
+
+def container_notes(weights: Mapping[str, WeightLocation], kernels: str) -> tuple[str, ...]:
+    """For the report: which bits are stored in more, as `kernels` have none for them."""
+    found = Counter((one.bits, one.container_bits) for one in weights.values() if one.container_bits is not None)
+    return tuple(
+        f"{count} weights of {bits} bits are stored in {stored} bits a code: {kernels} have no kernel for them"
+        for (bits, stored), count in sorted(found.items())
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

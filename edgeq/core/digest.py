@@ -9,20 +9,26 @@ import numpy as np
 
 from edgeq.core.tensor import QuantizedTensor
 
+NATIVE_BITS = 4
+"""From here on every format stores zero points beside the codes."""
+
 
 def tensor_digest(name: str, tensor: QuantizedTensor) -> str:
     """Hex sha256 of one tensor: name and scheme, then codes, scales, zero points and codebook, C order, little endian.
 
-    Without a codebook it is what it was before there were any.
+    With fewer than 4 bits codes and zero points count as their differences, as formats may store only those. Without a
+    codebook the digest is what it was before there were any.
     """
     scheme = tensor.scheme
     header = f"{name}|{tensor.shape}|{scheme.bits}|{scheme.group_size}|{scheme.symmetric}"
     if scheme.codebook is not None:
         header += f"|{scheme.codebook}|{scheme.palette_rows}"
     digest = hashlib.sha256(f"{header}\n".encode())
-    digest.update(np.ascontiguousarray(tensor.codes).data)
+    differences = scheme.bits < NATIVE_BITS and tensor.zero_points is not None
+    codes = tensor.integers().astype(np.int8) if differences else tensor.codes
+    digest.update(np.ascontiguousarray(codes).data)
     digest.update(np.ascontiguousarray(tensor.scales, dtype="<f4").data)
-    if tensor.zero_points is not None:
+    if tensor.zero_points is not None and not differences:
         digest.update(np.ascontiguousarray(tensor.zero_points).data)
     if tensor.codebook is not None:
         digest.update(np.ascontiguousarray(tensor.codebook, dtype="<f4").data)

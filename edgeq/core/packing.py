@@ -1,6 +1,7 @@
 """Codes to bytes and back, as `com.microsoft.MatMulNBits` and `GatherBlockQuantized` store them.
 
-Little end first along the input axis: with 4 bits, even inputs sit in the low nibble.
+Little end first along the input axis: with 4 bits, even inputs sit in the low nibble. Where bits do not divide a byte
+there are no gaps either: eight codes of 3 bits are three bytes.
 Every group starts on a byte and a short last group is padded to full length.
 """
 
@@ -17,18 +18,18 @@ def pack_rows(codes: Bytes, bits: int) -> Bytes:
     if bits == 8:
         return np.ascontiguousarray(codes)
     rows, n = codes.shape
-    per_byte = 8 // bits
-    padding = -n % per_byte
+    padding = -n % (2 if bits == 4 else 8)
     padded = np.pad(codes, ((0, 0), (0, padding))) if padding else codes
     if bits == 4:
         pairs = np.ascontiguousarray(padded).view("<u2")  # low byte: even input, high byte: odd input
         packed: Bytes = (pairs | pairs >> 4).astype(np.uint8)
         return packed
-    fields = padded.reshape(rows, -1, per_byte)
-    packed = fields[:, :, 0].copy()
-    for position in range(1, per_byte):
-        packed |= fields[:, :, position] << (bits * position)
-    return packed
+    fields = padded.reshape(rows, -1, 8)
+    words = fields[:, :, 0].astype("<u8")  # eight codes fill `bits` bytes, whatever the bits
+    for position in range(1, 8):
+        words |= fields[:, :, position].astype("<u8") << (bits * position)
+    whole = words[:, :, None].view(np.uint8)[:, :, :bits].reshape(rows, -1)
+    return np.ascontiguousarray(whole[:, : -(-n * bits // 8)])
 
 
 def unpack_rows(packed: Bytes, bits: int, n: int) -> Bytes:
@@ -36,9 +37,17 @@ def unpack_rows(packed: Bytes, bits: int, n: int) -> Bytes:
     if bits == 8:
         return packed[:, :n]
     mask = (1 << bits) - 1
-    shifts = np.arange(0, 8, bits, dtype=np.uint8)
-    fields = (packed[:, :, None] >> shifts) & mask
-    return fields.reshape(packed.shape[0], -1)[:, :n].astype(np.uint8)
+    if 8 % bits == 0:
+        shifts = np.arange(0, 8, bits, dtype=np.uint8)
+        fields = (packed[:, :, None] >> shifts) & mask
+        return fields.reshape(packed.shape[0], -1)[:, :n].astype(np.uint8)
+    rows, width = packed.shape
+    padded = np.pad(packed, ((0, 0), (0, -width % bits))).reshape(rows, -1, bits)
+    words = np.pad(padded, ((0, 0), (0, 0), (0, 8 - bits))).view("<u8")
+    codes = np.empty((*words.shape[:2], 8), np.uint8)
+    for position in range(8):
+        codes[:, :, position] = (words[:, :, 0] >> np.uint64(bits * position)) & np.uint64(mask)
+    return codes.reshape(rows, -1)[:, :n]
 
 
 def pack_groups(codes: Bytes, bits: int, group_size: int) -> Bytes:

@@ -9,6 +9,8 @@ from edgeq.core.scheme import Scheme
 
 Role = Literal["linear", "embedding", "head", "other"]
 """What a weight is for: `head` is the output projection to the vocabulary, `other` is never quantized."""
+Effort = Literal["fast", "default", "best"]
+"""How much time quantizing may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,8 @@ class Rule:
 class Recipe:
     """What the user asked for. None means: the default for these bits, this model and this target.
 
-    `bits` applies to linears; `embedding_bits` to embeddings and the head. `rules` are applied last, in order.
+    `bits` applies to linears; `embedding_bits` to embeddings and the head. `effort` is for methods that calibrate.
+    `rules` are applied last, in order.
     """
 
     bits: int = 4
@@ -32,6 +35,7 @@ class Recipe:
     group_size: int | None = None
     symmetric: bool | None = None
     embedding_bits: int | None = None
+    effort: Effort = "default"
     rules: tuple[Rule, ...] = ()
 
 

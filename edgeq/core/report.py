@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from edgeq.core.artifact import FileEntry
+from edgeq.errors import CorruptInputError
 
 REPORT_SCHEMA = 1
 
@@ -54,15 +55,31 @@ class ArtifactSection:
 
 @dataclass(frozen=True, kw_only=True)
 class MemorySection:
-    """peak_dirty_bytes: peak of anonymous + shared + swapped memory, what phones kill on. `survived` is False where
-    the process was killed at the limit, or refused memory by it. `phases`: the peak within load, prefill, decode."""
+    """peak_dirty_bytes: peak of anonymous + shared + swapped memory, what phones kill on and `limit_bytes` is for.
+
+    The whole process held process_dirty_bytes, of which baseline_dirty_bytes before it opened the artifact. A baseline
+    above what a runtime takes in an app is its Python interface's, and the part above is not in the peak. `survived` is
+    False where the process was killed at the limit, or refused memory by it. `phases`: the peak within load, prefill,
+    decode. Raises CorruptInputError where the three do not fit together.
+    """
 
     peak_dirty_bytes: int
+    process_dirty_bytes: int
+    baseline_dirty_bytes: int
     peak_rss_bytes: int
     limit_bytes: int
     backend: str
     survived: bool
     phases: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        baseline, process = self.baseline_dirty_bytes, self.process_dirty_bytes
+        if not (0 <= baseline <= process and process - baseline <= self.peak_dirty_bytes <= process):
+            raise CorruptInputError(
+                f"A peak of {self.peak_dirty_bytes} bytes does not follow from a process of {process} bytes with a "
+                f"baseline of {baseline}.",
+                remedy="Validate or export the bundle again.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

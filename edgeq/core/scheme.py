@@ -10,7 +10,8 @@ from edgeq.errors import UsageError
 ScaleDtype = Literal["float32", "float16", "bfloat16"]
 Codebook = Literal["nf4", "palette"]
 """Levels that are not equally spaced: the 16 of NormalFloat, or some that were fitted to the weights."""
-QUANTIZED_BITS = (4, 8)
+QUANTIZED_BITS = (2, 3, 4, 8)
+PALETTE_BITS = (2, 3, 4, 6, 8)
 FLOAT_BITS = 16
 
 
@@ -38,8 +39,7 @@ class Scheme:
     signed_scales: bool = True
 
     def __post_init__(self) -> None:
-        if self.bits not in (*QUANTIZED_BITS, FLOAT_BITS):
-            raise UsageError(f"{self.bits} bits cannot be stored.", remedy="Use 4, 8 or 16.")
+        check_bits(self.bits, PALETTE_BITS if self.codebook == "palette" else QUANTIZED_BITS)
         if self.group_size is not None and (self.group_size < 16 or self.group_size & (self.group_size - 1)):
             raise UsageError(
                 f"A group size of {self.group_size} has no kernel.", remedy="Use a power of two from 16 up."
@@ -101,6 +101,13 @@ class Scheme:
         if self.codebook == "nf4":
             return f"nf4 {group}"
         return f"int{self.bits} {group} {'sym' if self.symmetric else 'asym'}"
+
+
+def check_bits(bits: int, quantized: tuple[int, ...] = QUANTIZED_BITS) -> None:
+    """Raises UsageError unless `bits` is one of `quantized`, or 16."""
+    if bits not in (*quantized, FLOAT_BITS):
+        choices = ", ".join(map(str, quantized))
+        raise UsageError(f"{bits} bits cannot be stored.", remedy=f"Use {choices} or {FLOAT_BITS}.")
 
 
 def _check_codebook(scheme: Scheme) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,37 @@ class QuantizedTensor:
         else:
             zero = _per_input(self.zero_points, group_size, inputs).astype(np.float32)
         return (self.codes.astype(np.float32) - zero) * _per_input(self.scales, group_size, inputs)
+
+    def widened(self, bits: int) -> QuantizedTensor:
+        """The same weights in codes of more bits, for kernels that have none of so few: what is stored is the same
+        integers, and the middle of a symmetric grid moves."""
+        scheme = replace(self.scheme, bits=bits)
+        if self.zero_points is not None:
+            return replace(self, scheme=scheme)
+        shift = scheme.default_zero_point - self.scheme.default_zero_point
+        return replace(self, scheme=scheme, codes=self.codes + np.uint8(shift))
+
+    def narrowed(self, bits: int) -> QuantizedTensor:
+        """The inverse of `widened`. Raises ValueError where a code or a zero point does not fit `bits`."""
+        scheme = replace(self.scheme, bits=bits)
+        if bits > self.scheme.bits:
+            msg = f"{bits} bits do not fit {self.scheme.bits}"
+            raise ValueError(msg)
+        shift = 0 if self.zero_points is not None else self.scheme.default_zero_point - scheme.default_zero_point
+        codes = self.codes - np.uint8(shift)  # what is too small wraps round and is too large
+        for part in (codes, self.zero_points):
+            if part is not None and part.max(initial=0) >= scheme.levels:
+                msg = f"codes or zero points up to {part.max()} in {bits} bits"
+                raise ValueError(msg)
+        return replace(self, scheme=scheme, codes=codes)
+
+    def integers(self) -> npt.NDArray[np.int16]:
+        """Codes less their zero points, int16 `[out, in]`: what the scales are multiplied with."""
+        if self.zero_points is None:
+            return self.codes.astype(np.int16) - np.int16(self.scheme.default_zero_point)
+        inputs = self.codes.shape[1]
+        zeros = np.repeat(self.zero_points, self.scheme.group_size or inputs, axis=1)[:, :inputs]
+        return self.codes.astype(np.int16) - zeros
 
     def _looked_up(self, codebook: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """The entry of every code `[out, in]`; a few rows at a time, as numpy's indices take eight bytes each."""

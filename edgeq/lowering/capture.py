@@ -26,7 +26,7 @@ from edgeq.errors import UnsupportedModelError
 from edgeq.lowering import operators
 from edgeq.lowering.patches import Table, patched
 from edgeq.lowering.quiet import quiet_torch
-from edgeq.models.architecture import build_module
+from edgeq.models.architecture import build_module, parameters_on_meta
 from edgeq.models.pooling import SentenceEmbedding
 
 IMPLEMENTATION = "edgeq"
@@ -164,7 +164,7 @@ def _capture(info: ModelInfo, directory: Path, context_length: int, *, plain: bo
     attended_layers: set[int] = set()
     updated_layers: set[int] = set()
     with _attention_interface(attended_layers), torch.no_grad():
-        with _parameters_on_meta():
+        with parameters_on_meta():
             implementation = None if plain else IMPLEMENTATION
             model = build_module(directory, info.task, device="cpu", attn_implementation=implementation)
         with patched(model, context_length) as patches:
@@ -222,21 +222,3 @@ def _export(wrapper: nn.Module, inputs: dict[str, tuple[int, ...]], fake_mode: F
             f"torch could not trace {type(wrapper).__name__} ({reason[:200]}).",
             remedy="Report the architecture; it runs code that depends on the values of its inputs.",
         ) from error
-
-
-@contextmanager
-def _parameters_on_meta() -> Iterator[None]:
-    """Modules built in this block allocate no parameters, but real buffers."""
-    register = nn.Module.register_parameter
-
-    def register_on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        register(module, name, param)
-        stored = module._parameters[name]
-        if stored is not None and stored.device.type != "meta":
-            module._parameters[name] = nn.Parameter(stored.to("meta"), requires_grad=False)
-
-    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign,assignment]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from edgeq.models.checkpoint import inside, read_json
 from edgeq.models.sentence_modules import MODULES_FILE
 
 if TYPE_CHECKING:
+    from torch import nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
 CONFIG_FILE = "config.json"
@@ -133,6 +135,26 @@ def build_module(
     module.requires_grad_(False)
     module.train(False)
     return module
+
+
+@contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Modules built in this block allocate no parameters, but real buffers."""
+    from torch import nn
+
+    register = nn.Module.register_parameter
+
+    def register_on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        register(module, name, param)
+        stored = module._parameters[name]
+        if stored is not None and stored.device.type != "meta":
+            module._parameters[name] = nn.Parameter(stored.to("meta"), requires_grad=False)
+
+    nn.Module.register_parameter = register_on_meta  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def load_module(directory: Path, task: Task, *, dtype: str) -> tuple[PreTrainedModel, tuple[str, ...]]:

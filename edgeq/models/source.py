@@ -71,7 +71,7 @@ def load(source: str | Path | None, *, task: Task | None = None) -> SourceModel:
     `task` overrides what the checkpoint says it is for. Raises SourceNotFoundError, UnsupportedModelError,
     UnsafeInputError and CorruptInputError.
     """
-    directory, label = _locate(source)
+    directory, label = locate(source)
     config = read_config(directory)
     task = task or detect_task(directory)
     pooling, normalize = read_pooling(directory) if task == "feature-extraction" else ("none", False)
@@ -99,7 +99,7 @@ def load(source: str | Path | None, *, task: Task | None = None) -> SourceModel:
     return SourceModel(info=info, directory=directory, notes=(*notes, *_float_note(info)), weights=weights)
 
 
-def _locate(source: str | Path | None) -> tuple[Path, str]:
+def locate(source: str | Path | None) -> tuple[Path, str]:
     """The local directory, and what the report calls the model."""
     if source is None:
         return demo_directory(), DEMO_NAME

@@ -14,11 +14,14 @@ from edgeq.errors import UsageError
 from edgeq.quantization.methods import AUTO, CODEBOOKS, DEFAULT_METHOD, NO_METHOD, function_for, resolve_method
 from edgeq.quantization.stage import FloatModel
 
-GROUP_SIZES = {4: 64, 8: 64}
+GROUP_SIZES = {2: 32, 3: 32, 4: 64, 8: 64}
 """By bits. A float32 graph stores float32 scales: halving a group costs up to a bit per weight. With 4 bits, groups of
 32, 64 and 128 take 5.1, 4.6 and 4.3 bits and leave a mean cosine of .977, .971 and .964 on all-MiniLM-L6-v2; 64 decodes
 a tenth faster than 32. With 8 bits all three are nearly exact, but the kernels round activations by the same groups: 64
-keeps .9995 in total, 128 only .9991, too near the gate of .999."""
+keeps .9995 in total, 128 only .9991, too near the gate of .999. Below 4 bits the grid is too coarse for long groups, and
+32 is the least that the 2-bit kernels of ONNX Runtime take."""
+XNNPACK_BITS = 4
+"""The least that its kernels have: codes of 2 and 3 bits are stored in 4."""
 XNNPACK_GROUP = 32
 """ExecuTorch's 4-bit kernels take symmetric groups of at least 32 with 16-bit scales: 4.5 bits in all."""
 PALETTE_ROWS = (16, 8, 4, 2, 1)
@@ -42,10 +45,14 @@ def allocate(
     scheme. The methods with codebooks are Core ML's. Raises UsageError for a rule without a matrix and for a method
     that does not go with the scheme or the formats, UnknownNameError for an unknown method.
     """
-    info = model.info
+    return plan_for(model.info, recipe, target, formats)
+
+
+def plan_for(info: ModelInfo, recipe: Recipe, target: TargetProfile, formats: tuple[Format, ...] | None = None) -> Plan:
+    """`allocate` for a model of which only names and shapes are known."""
     _check_rules(recipe.rules, info)
     method = resolve_method(recipe.method)
-    grid = _Grid(target=target, formats=target.formats[:1] if formats is None else formats)
+    grid = Grid(target=target, formats=target.formats[:1] if formats is None else formats)
     _check_codebook(recipe, method, grid)
     assignments = {}
     for name, weight in info.weights.items():
@@ -58,7 +65,7 @@ def allocate(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Grid:
+class Grid:
     """What the formats of one export leave to choose."""
 
     target: TargetProfile
@@ -80,13 +87,14 @@ class _Grid:
         preferred = XNNPACK_GROUP if "executorch" in self.formats else GROUP_SIZES.get(bits, SMALLEST_GROUP)
         return _dividing_group(preferred, inputs)
 
-    @property
-    def symmetric(self) -> bool:
-        """XNNPACK has no zero points: they would cost a second product. The Neural Engine wants none either."""
-        return "executorch" in self.formats or self.target.compute_unit == "neural_engine"
+    def symmetric(self, bits: int) -> bool:
+        """XNNPACK has no zero points: they would cost a second product, but below 4 bits they are part of its 4-bit
+        codes. The Neural Engine wants none either."""
+        on_xnnpack = "executorch" in self.formats and bits >= XNNPACK_BITS
+        return on_xnnpack or self.target.compute_unit == "neural_engine"
 
 
-def _default_scheme(recipe: Recipe, info: ModelInfo, weight: WeightInfo, grid: _Grid) -> Scheme:
+def _default_scheme(recipe: Recipe, info: ModelInfo, weight: WeightInfo, grid: Grid) -> Scheme:
     bits = recipe.bits if weight.role == "linear" else _embedding_bits(recipe, info)
     if bits == FLOAT_BITS:
         return Scheme(bits=FLOAT_BITS)
@@ -107,7 +115,7 @@ def _default_scheme(recipe: Recipe, info: ModelInfo, weight: WeightInfo, grid: _
     return Scheme(
         bits=bits,
         group_size=group_size,
-        symmetric=grid.symmetric if recipe.symmetric is None else recipe.symmetric,
+        symmetric=grid.symmetric(bits) if recipe.symmetric is None else recipe.symmetric,
         scale_dtype=grid.scale_dtype,
         signed_scales="executorch" not in grid.formats,
     )
@@ -126,7 +134,7 @@ def _method(scheme: Scheme, asked: str) -> str:
     return method
 
 
-def _check_codebook(recipe: Recipe, method: str, grid: _Grid) -> None:
+def _check_codebook(recipe: Recipe, method: str, grid: Grid) -> None:
     if method not in CODEBOOKS:
         return
     if grid.formats != ("coreml",):

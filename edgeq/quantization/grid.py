@@ -114,6 +114,19 @@ def nearest(groups: Groups, grid: Grid, out: Tensor | None = None) -> Tensor:
     return torch.clamp(codes, -grid.zero, groups.top - grid.zero, out=codes)
 
 
+def folded(values: Tensor) -> Tensor:
+    """The sums over the first axis. torch's own add up in an order that depends on how many columns there are.
+
+    Overwrites `values`.
+    """
+    rows = len(values)
+    while rows > 1:
+        half = rows // 2
+        values[:half] += values[rows - half : rows]
+        rows -= half
+    return values[0].clone()
+
+
 def assemble(groups: Groups, grid: Grid, integers: Tensor) -> QuantizedTensor:
     """Codes, scales and zero points of the tensor. Overwrites `integers`."""
     import torch
@@ -140,3 +153,46 @@ def torch_dtype(dtype: ScaleDtype) -> torch.dtype:
     import torch
 
     return {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}[dtype]
+
+
+def disassemble(tensor: QuantizedTensor) -> tuple[Grid, Tensor]:
+    """The inverse of `assemble`, by input: the grid, and the integers as float32 `[in, out]`.
+
+    The fields of the grid stay flat, as `[outputs * groups]`.
+    """
+    import torch
+
+    scheme = tensor.scheme
+    scale = torch.from_numpy(tensor.scales).reshape(-1)
+    integers = torch.from_numpy(tensor.integers()).float()
+    if tensor.zero_points is not None:
+        return Grid(scale=scale.clone(), zero=torch.from_numpy(tensor.zero_points).float().reshape(-1)), integers.t()
+    half = float(scheme.default_zero_point)
+    zero = torch.where(scale > 0, half, half - 1)
+    signs = torch.from_numpy(np.sign(tensor.scales)).repeat_interleave(scheme.group_size or integers.shape[1], dim=1)
+    return Grid(scale=scale.abs(), zero=zero), (integers * signs[:, : integers.shape[1]]).t()
+
+
+def by_input(groups: Groups, per_weight: Tensor) -> Tensor:
+    """`[group_size, outputs * groups]` laid out anew as contiguous `[groups * group_size, outputs]`."""
+    count = groups.scheme.groups(groups.inputs)
+    split = per_weight.reshape(-1, groups.outputs, count)
+    return split.permute(2, 0, 1).reshape(-1, groups.outputs)
+
+
+def by_group(groups: Groups, per_weight: Tensor) -> Tensor:
+    """The inverse of `by_input`."""
+    count = groups.scheme.groups(groups.inputs)
+    split = per_weight.reshape(count, -1, groups.outputs)
+    return split.permute(1, 2, 0).reshape(len(groups.values), -1)
+
+
+def stack(parts: list[QuantizedTensor]) -> QuantizedTensor:
+    """One tensor of the rows of all; only for schemes without a codebook."""
+    zero_points = [part.zero_points for part in parts if part.zero_points is not None]
+    return QuantizedTensor(
+        scheme=parts[0].scheme,
+        codes=np.concatenate([part.codes for part in parts]),
+        scales=np.concatenate([part.scales for part in parts]),
+        zero_points=np.concatenate(zero_points) if zero_points else None,
+    )

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from edgeq.core.scheme import Codebook, Scheme
 from edgeq.errors import UnknownNameError, UsageError
 from edgeq.quantization.grid import QuantizeFunction
+from edgeq.quantization.hqq import half_quadratic
 from edgeq.quantization.nf4 import quantize_nf4
 from edgeq.quantization.palette import fit_palettes
 from edgeq.quantization.rtn import round_to_nearest
@@ -15,6 +16,7 @@ from edgeq.quantization.scale_search import search_scales
 METHODS: dict[str, QuantizeFunction] = {
     "rtn": round_to_nearest,
     "mse": search_scales,
+    "hqq": half_quadratic,
     "nf4": quantize_nf4,
     "palette": fit_palettes,
 }

@@ -1,11 +1,13 @@
 """4-bit NormalFloat: the quantiles of a normal distribution, scaled by each group's largest magnitude.
 
-QLoRA: Efficient Finetuning of Quantized LLMs, https://arxiv.org/abs/2305.14314, section 3 and appendix E. Scales are
-not quantized a second time.
+QLoRA: Efficient Finetuning of Quantized LLMs, https://arxiv.org/abs/2305.14314, section 3 and appendix E. Codes and
+scales are those of bitsandbytes, bit for bit, where its blocks lie within rows. Its second quantization of the scales
+is a function of its own: no runtime here keeps scales of 8 bits, so that nothing would become smaller.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +27,10 @@ LEVELS = (
 )  # fmt: skip
 """Appendix E: normal quantiles, seven below 0 and eight above, divided by the largest. Computed anew they differ in the
 last bits with the arithmetic; kernels and checkpoints elsewhere hold exactly these."""
+SCALES_TOGETHER = 256
+"""Scales that share a second scale."""
+STEPS = 65535
+"""Steps from -1 to 1 to which bitsandbytes' kernel rounds a number before it looks up the nearest level."""
 
 
 def levels_in(dtype: ScaleDtype) -> Tensor:
@@ -46,7 +52,8 @@ def quantize_nf4(weights: FloatMatrix, scheme: Scheme, name: str) -> QuantizedTe
     levels = levels_in(scheme.scale_dtype)
     scale = storable(torch.maximum(high, -low), scheme.scale_dtype)
     middles = (levels[1:] + levels[:-1]) / 2
-    codes = torch.bucketize(groups.values / scale, middles, out_int32=True).to(torch.uint8)
+    # Not a division: the last bits decide between neighbours, and bitsandbytes multiplies.
+    codes = torch.bucketize(groups.values * (1.0 / scale), middles, out_int32=True).to(torch.uint8)
     flat = codes.t().reshape(groups.outputs, -1).numpy()
     return QuantizedTensor(
         scheme=scheme,
@@ -55,3 +62,36 @@ def quantize_nf4(weights: FloatMatrix, scheme: Scheme, name: str) -> QuantizedTe
         zero_points=None,
         codebook=levels[None].numpy(),
     )
+
+
+def dynamic_levels() -> Tensor:
+    """The 256 levels of "8-bit dynamic" numbers, float32, ascending: seven decades whose steps become finer upwards.
+
+    8-bit Approximations for Parallelism in Deep Learning, https://arxiv.org/abs/1511.04561, section 3.
+    """
+    import torch
+
+    positive: list[float] = []
+    for decade in range(7):
+        edges = torch.linspace(0.1, 1, 2**decade + 1, dtype=torch.float32)
+        positive += (10 ** (decade - 6) * ((edges[:-1] + edges[1:]) / 2)).tolist()
+    return torch.tensor(sorted([*positive, *(-value for value in positive), 0.0, 1.0]), dtype=torch.float32)
+
+
+def quantize_scales_again(tensor: QuantizedTensor) -> QuantizedTensor:
+    """The whole of a matrix with the scales that are left of it after QLoRA's double quantization.
+
+    Less their mean, scales are rounded to 8 bits with a float32 scale for every 256. Codes stay what they were.
+    """
+    import torch
+
+    levels = dynamic_levels()
+    flat = torch.from_numpy(tensor.scales).reshape(-1)
+    mean = flat.mean()
+    padded = torch.nn.functional.pad(flat - mean, (0, -len(flat) % SCALES_TOGETHER)).reshape(-1, SCALES_TOGETHER)
+    largest = padded.abs().amax(1, keepdim=True)
+    units = padded * (1.0 / largest.clamp(min=torch.finfo(torch.float32).tiny))
+    units = ((units + 1.0) * (STEPS / 2) + 0.5).floor_().clamp_(0, STEPS) * (2 / STEPS) - 1.0
+    codes = torch.bucketize(units, (levels[1:] + levels[:-1]) / 2)
+    scales = (levels[codes] * largest).reshape(-1)[: len(flat)] + mean
+    return replace(tensor, scales=scales.reshape(tensor.scales.shape).numpy())

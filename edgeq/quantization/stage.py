@@ -86,7 +86,7 @@ def quantize(
 def _stored(model: FloatModel, plan: Plan, units: tuple[Unit, ...], writer: StoreWriter) -> Iterator[Unit]:
     """Each unit once it is on disk. One is written while the next is quantized: two are in memory at most."""
     writing: tuple[Unit, Future[None]] | None = None
-    with _workers() as pool, ThreadPoolExecutor(1, thread_name_prefix="write") as disk:
+    with workers() as pool, ThreadPoolExecutor(1, thread_name_prefix="write") as disk:
         for index, unit in enumerate(units):
             known = writer.holds(index, unit.label)
             encoded = {} if known else _encode_unit(model, plan, unit, pool)
@@ -190,7 +190,7 @@ def to_float32(values: npt.NDArray[Any]) -> FloatMatrix:
 
 
 @contextmanager
-def _workers() -> Iterator[ThreadPoolExecutor]:
+def workers() -> Iterator[ThreadPoolExecutor]:
     """One thread per core, each running torch's operations alone: rows are better parallel than single additions."""
     import torch
 

@@ -89,6 +89,9 @@ def target_details(profile: TargetProfile) -> Group:
         Text(profile.name, style="bold").append(f"  {profile.description}", style="not bold"),
         Text(f"{profile.surface} bundle, formats: {', '.join(profile.formats)}, on the {_UNITS[profile.compute_unit]}"),
     ]
+    if profile.surface == "ios":
+        entitlement = "with it; the app must declare it" if profile.increased_memory_limit else "without it"
+        parts.append(Text(f"increased_memory_limit (an entitlement): {entitlement}"))
     for name, value in values.items():
         parts.append(Text(f"\n{name:<20}", style="bold").append(value, style="not bold"))
         provenance = profile.provenance.get(name)
@@ -113,6 +116,8 @@ def _facts(report: Report) -> Table:
     table.add_row("", f"{weights.bits_per_weight:.2f} bits per weight, all counted")
     table.add_row("artifact", f"{figures.size(report.artifact.bytes)}, the model files in the bundle")
     table.add_row("memory", _memory(report))
+    if report.memory is not None:
+        table.add_row("", figures.process(report))
     table.add_row("speed", figures.speed(report.speed))
     return table
 

@@ -81,6 +81,14 @@ def memory(report: Report) -> tuple[float | None, str]:
     return fraction, words
 
 
+def process(report: Report) -> str:
+    """What the whole process held, and its part before the artifact was opened; empty where nothing was measured."""
+    section = report.memory
+    if section is None:
+        return ""
+    return f"process {size(section.process_dirty_bytes)}, of which baseline {size(section.baseline_dirty_bytes)}"
+
+
 def drift(report: Report) -> DriftTable | None:
     """The three parts of the drift; None where nothing ran."""
     section = report.drift

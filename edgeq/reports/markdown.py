@@ -46,12 +46,13 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("weights digest", f"`{weights.digest}`"),
         ("model files", figures.size(report.artifact.bytes)),
         ("peak memory", figures.memory(report)[1] if memory is None else _memory(report)),
-        ("speed", figures.speed(report.speed)),
     ]
+    if memory is not None:
+        facts.append(("process memory", figures.process(report).removeprefix("process ")))
     if memory is not None and memory.phases:
         phases = ", ".join(f"{_text(name)} {figures.size(count)}" for name, count in memory.phases.items())
-        facts.insert(7, ("memory by phase", phases))
-    return facts
+        facts.append(("memory by phase", phases))
+    return [*facts, ("speed", figures.speed(report.speed))]
 
 
 def _memory(report: Report) -> str:

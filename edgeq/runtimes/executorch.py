@@ -22,8 +22,12 @@ from edgeq.runtimes.generation import Floats, first_line, padded
 REMEDY = "Install it: pip install 'edgeq[executorch]'."
 AGAIN = "Export the bundle again."
 LONGEST_CALL = "get_max_seq_len"
+IDENTIFIER = b"ET"
+"""Begins the four bytes behind a `.pte`'s first four; a version follows."""
 HEADER = slice(8, 40)
-"""The bytes of a `.pte` that say where its program ends and its segments begin."""
+"""The bytes of a `.pte` that say where its program ends, its segments begin, and how long they are."""
+EXTENDED = b"eh00"
+"""Begins a header that is there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,7 @@ def open_program(model_path: Path, *, threads: int = 0) -> Any:  # noqa: ANN401
     runtime = import_executorch()
     if not model_path.is_file():
         raise CorruptInputError(f"{model_path} is missing.", remedy=AGAIN)
+    _check_header(model_path)
     if threads:
         from executorch.extension.pybindings import portable_lib
 
@@ -71,6 +76,21 @@ def open_program(model_path: Path, *, threads: int = 0) -> Any:  # noqa: ANN401
         raise
     except Exception as error:  # the runtime's exceptions share no base class
         raise _refused(model_path, error) from error
+
+
+def _check_header(model_path: Path) -> None:
+    """Refuse what is no whole program in our words: the runtime's go to standard error, past Python."""
+    size = model_path.stat().st_size
+    with model_path.open("rb") as file:
+        start = file.read(HEADER.stop)
+    if start[4:6] != IDENTIFIER:
+        raise _refused(model_path, ValueError("it is no program"))
+    header = start[HEADER]
+    if header[:4] == EXTENDED:
+        program, base, segments = (int.from_bytes(header[at : at + 8], "little") for at in (8, 16, 24))
+        whole = max(program, base + segments)
+        if whole > size:
+            raise _refused(model_path, ValueError(f"it has {size} of its {whole} bytes"))
 
 
 def _load_method(program: Any, name: str, model_path: Path) -> Any:  # noqa: ANN401
@@ -198,7 +218,7 @@ def _read_program(model_path: Path) -> tuple[Any, list[int]]:
 
     with model_path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         header = data[HEADER]
-        has_segments = header[:4] == b"eh00"
+        has_segments = header[:4] == EXTENDED
         size, base = (int.from_bytes(header[at : at + 8], "little") for at in (8, 16))
         program = _flatbuffer_to_program(data[:size] if has_segments else data[:])
         for segment in program.segments:

@@ -12,7 +12,7 @@ from typing import Any, assert_never, cast, get_args
 
 from edgeq.core.artifact import Interface
 from edgeq.core.records import from_plain
-from edgeq.core.target import Format
+from edgeq.core.target import ComputeUnit, Format
 from edgeq.errors import CorruptInputError, UsageError
 from edgeq.files import contained
 from edgeq.runtimes.generation import Encoder, TextGenerator
@@ -76,10 +76,10 @@ def open_bundle(directory: Path, *, threads: int = 0) -> TextGenerator | Encoder
     manifest = read_manifest(directory)
     interface = read_interface(manifest.get("interface"))
     path, tokenizer = model_path(directory, manifest), tokenizer_path(directory, manifest)
-    format = read_format(manifest)
+    format, unit = read_format(manifest), read_compute_unit(manifest)
     if interface.task == "text-generation":
-        return open_generator(format, path, interface, tokenizer_path=tokenizer, threads=threads)
-    return open_encoder(format, path, interface, tokenizer_path=tokenizer, threads=threads)
+        return open_generator(format, path, interface, tokenizer_path=tokenizer, threads=threads, compute_unit=unit)
+    return open_encoder(format, path, interface, tokenizer_path=tokenizer, threads=threads, compute_unit=unit)
 
 
 def read_format(manifest: Mapping[str, Any]) -> Format:
@@ -88,6 +88,15 @@ def read_format(manifest: Mapping[str, Any]) -> Format:
         if manifest.get("format") == format:
             return cast("Format", format)
     raise CorruptInputError("The manifest names no format that edgeq knows.", remedy="Export the bundle again.")
+
+
+def read_compute_unit(manifest: Mapping[str, Any]) -> ComputeUnit:
+    """What the manifest's profile has Core ML compute on. Raises CorruptInputError."""
+    profile = manifest.get("profile")
+    for unit in get_args(ComputeUnit):
+        if isinstance(profile, Mapping) and profile.get("compute_unit") == unit:
+            return cast("ComputeUnit", unit)
+    raise CorruptInputError("The manifest names no compute unit that edgeq knows.", remedy="Export the bundle again.")
 
 
 def import_runtime(format: Format) -> str:
@@ -131,9 +140,15 @@ def planned_memory(format: Format, path: Path) -> dict[str, int]:
 
 
 def open_generator(
-    format: Format, path: Path, interface: Interface, *, tokenizer_path: Path | None = None, threads: int = 0
+    format: Format,
+    path: Path,
+    interface: Interface,
+    *,
+    tokenizer_path: Path | None = None,
+    threads: int = 0,
+    compute_unit: ComputeUnit = "cpu",
 ) -> TextGenerator:
-    """A language model in its runtime. Raises CorruptInputError, RuntimeUnavailableError."""
+    """A language model in its runtime; only Core ML has units. Raises CorruptInputError, RuntimeUnavailableError."""
     match format:
         case "onnx":
             from edgeq.runtimes import onnxruntime
@@ -146,12 +161,20 @@ def open_generator(
         case "coreml":
             from edgeq.runtimes import coreml
 
-            return coreml.TextGenerator(path, interface, tokenizer_path=tokenizer_path, threads=threads)
+            return coreml.TextGenerator(
+                path, interface, tokenizer_path=tokenizer_path, threads=threads, compute_unit=compute_unit
+            )
     assert_never(format)
 
 
 def open_encoder(
-    format: Format, path: Path, interface: Interface, *, tokenizer_path: Path | None = None, threads: int = 0
+    format: Format,
+    path: Path,
+    interface: Interface,
+    *,
+    tokenizer_path: Path | None = None,
+    threads: int = 0,
+    compute_unit: ComputeUnit = "cpu",
 ) -> Encoder:
     """A sentence encoder in its runtime. Raises as `open_generator`."""
     match format:
@@ -166,5 +189,7 @@ def open_encoder(
         case "coreml":
             from edgeq.runtimes import coreml
 
-            return coreml.Encoder(path, interface, tokenizer_path=tokenizer_path, threads=threads)
+            return coreml.Encoder(
+                path, interface, tokenizer_path=tokenizer_path, threads=threads, compute_unit=compute_unit
+            )
     assert_never(format)

@@ -36,7 +36,7 @@ from edgeq.validation.gates import (
     verdict_of,
 )
 from edgeq.validation.golden import tokenizer_problem
-from edgeq.validation.memory import DISK_FULL, Outcome, read_tail, run_limited
+from edgeq.validation.memory import DISK_FULL, LIMITED_FROM, Outcome, read_tail, run_limited, uncounted_bytes
 from edgeq.validation.reference_set import ReferenceSet
 from edgeq.validation.subject import VALIDATION, Subject
 from edgeq.validation.weights import artifact_digest
@@ -128,11 +128,11 @@ def _judge(
     """From what the child left in `directory` to gates: memory, that it came to its end, drift."""
     planned, version = dict(run.result.get("planned_memory", {})), str(run.result.get("runtime_version", ""))
     memory = None if subject.is_reference else _memory(run.outcome)
-    if memory is None:
-        gates += (unjudged_memory_gate(sum(planned.values())),)
-    else:
+    if memory is not None:
         gates += memory_gates(memory, run.outcome.failure)
-    if run.outcome.survived or subject.is_reference:
+    elif subject.is_reference:
+        gates += (unjudged_memory_gate(sum(planned.values())),)
+    if run.outcome.survived or memory is None:
         gates += (_completed(run, directory, subject.format),)
     if not run.outcome.survived or gates[-1].verdict is not Verdict.PASSED:
         return _measurement(subject, gates, runtime_version=version, memory=memory, planned=planned)
@@ -184,6 +184,7 @@ def _run_child(
         "interface": to_plain(subject.interface),
         # More threads than cores would wait for each other, which no device does.
         "threads": min(subject.threads, available_cores()),
+        "profile": {"compute_unit": subject.compute_unit},
         "sequences": references.sequences,
         "output": str(directory),
     }
@@ -195,6 +196,7 @@ def _run_child(
         limit_bytes=limit_bytes,
         log=directory / "log",
         phases=directory / "phases",
+        limited_from=LIMITED_FROM,
         backend=backend,
         environment=_environment(),
         timeout=timeout,
@@ -212,24 +214,38 @@ def _environment() -> dict[str, str]:
     return os.environ | single | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
-def _memory(outcome: Outcome) -> MemorySection:
+def _memory(outcome: Outcome) -> MemorySection | None:
+    """The artifact's memory; None where the child ended before it opened the artifact."""
+    if outcome.baseline_bytes is None:
+        return None
+    uncounted = uncounted_bytes(outcome.baseline_bytes)
     return MemorySection(
-        peak_dirty_bytes=outcome.peak_dirty_bytes,
+        peak_dirty_bytes=outcome.peak_dirty_bytes - uncounted,
+        process_dirty_bytes=outcome.peak_dirty_bytes,
+        baseline_dirty_bytes=outcome.baseline_bytes,
         peak_rss_bytes=outcome.peak_rss_bytes,
         limit_bytes=outcome.limit_bytes,
         backend=outcome.backend,
         survived=outcome.survived,
-        phases={name: peak for name, peak in outcome.phases.items() if name not in ("start", "end")},
+        phases={
+            name: max(0, peak - uncounted)
+            for name, peak in outcome.phases.items()
+            if name not in ("start", "runtime", "end")
+        },
     )
 
 
 def _completed(run: _Run, directory: Path, format: Format) -> Gate:
     """Whether the child did all that it was asked for, alone with its runtime."""
+    opened = run.outcome.baseline_bytes is not None
     if run.outcome.failure:
         last = read_tail(directory / "log").strip().splitlines()[-1:]
-        reason = ": ".join([run.outcome.failure, *(line[:300] for line in last)])
+        where = [] if opened else ["the runtime did not load"]
+        reason = ": ".join([*where, run.outcome.failure, *(line[:300] for line in last)])
     elif run.result.get("status") != "done":
         reason = str(run.result.get("reason", "it left no result"))
+    elif not opened:
+        reason = "it told no baseline of its memory"
     else:
         stowaway = format == "onnx" and run.result["torch_loaded"]
         reason = "torch was loaded beside the runtime" if stowaway else ""

@@ -25,10 +25,11 @@ from edgeq.runtimes.opening import (
     open_encoder,
     open_generator,
     planned_memory,
+    read_compute_unit,
     read_format,
     read_interface,
 )
-from edgeq.validation.memory import DISK_FULL, MEMORY_REFUSED, announce
+from edgeq.validation.memory import DISK_FULL, LIMITED_FROM, MEMORY_REFUSED, announce, await_limit
 
 PREFILL_TOKENS = 128
 DECODE_TOKENS = 32
@@ -77,13 +78,14 @@ def _measure(request: dict[str, Any], output: Path) -> dict[str, Any]:
     version = import_runtime(format)
     interface = read_interface(request["interface"])
     sequences: list[list[int]] = request["sequences"]
-    model_path, threads = Path(request["model"]), int(request["threads"])
-    announce(phases, "load")
+    model_path, threads, unit = Path(request["model"]), int(request["threads"]), read_compute_unit(request)
+    announce(phases, LIMITED_FROM)
+    await_limit()
     started = time.perf_counter()
     answers = output / "artifact"
     answers.mkdir()
     if interface.task == "text-generation":
-        generator = open_generator(format, model_path, interface, threads=threads)
+        generator = open_generator(format, model_path, interface, threads=threads, compute_unit=unit)
         speed = {"load_seconds": time.perf_counter() - started}
         speed |= _time_generator(generator, sequences, phases)
         announce(phases, "drift")
@@ -91,7 +93,7 @@ def _measure(request: dict[str, Any], output: Path) -> dict[str, Any]:
             _answer_sequence(generator, sequence, answers / f"{index:04d}.npy")
         extra: dict[str, Any] = {} if format == "onnx" else {"prefill_error": _prefill_error(generator, sequences)}
     else:
-        encoder = open_encoder(format, model_path, interface, threads=threads)
+        encoder = open_encoder(format, model_path, interface, threads=threads, compute_unit=unit)
         speed = {"load_seconds": time.perf_counter() - started}
         announce(phases, "encode")
         speed["latency_ms"] = _time_encoder(encoder, sequences)

@@ -26,8 +26,9 @@ MODEL_LIMIT = 1 << 30
 _PREFIX = "@model_path/"
 _SENTINEL = 0xDEADBEEF
 _HEADER = np.dtype([("sentinel", "<u4"), ("dtype", "<u4"), ("size", "<u8"), ("offset", "<u8"), ("padding", "<u8")])
-_BLOB_TYPES = {1: "float16", 2: "float32", 3: "uint8", 4: "int8", 8: "int4", 11: "uint4"}
-_PACKED = ("int4", "uint4")
+_BLOB_TYPES = {1: "float16", 2: "float32", 3: "uint8", 4: "int8", 8: "int4", 10: "uint2", 11: "uint4"}
+_BLOB_TYPES |= {12: "uint3", 13: "uint6"}
+_PACKED = {"int4": 4, "uint2": 2, "uint3": 3, "uint4": 4, "uint6": 6}
 
 
 class CoremlWeights:
@@ -40,7 +41,7 @@ class CoremlWeights:
         self._functions = [_constants(function) for function in _load(path).mlProgram.functions.values()]
 
     def array(self, reference: str) -> Array:
-        """One argument of a constant expression, `VALUE.ARGUMENT`; 4-bit numbers as uint8 or int8.
+        """One argument of a constant expression, `VALUE.ARGUMENT`; numbers of fewer than 8 bits as uint8 or int8.
 
         Raises CorruptInputError where it is missing, differs between functions, or does not fit its bytes.
         """
@@ -71,14 +72,14 @@ class CoremlWeights:
             kind, raw = self._blob(reference, value.blobFileValue)
         else:
             kind, raw = _immediate(reference, value)
-        bits = 4 if kind in _PACKED else np.dtype(kind).itemsize * 8
+        bits = _PACKED.get(kind) or np.dtype(kind).itemsize * 8
         if raw.nbytes != -(-count * bits // 8):
             raise _corrupt(f"{reference} has {raw.nbytes} bytes for {count} numbers of {kind}")
         if kind not in _PACKED:
             values: Array = raw.view(kind).reshape(shape)
             return values
-        fields: Array = unpack_rows(raw[None], 4, count)[0].reshape(shape)
-        return fields if kind == "uint4" else ((fields ^ 8).astype(np.int16) - 8).astype(np.int8)
+        fields: Array = unpack_rows(raw[None], bits, count)[0].reshape(shape)
+        return fields if kind != "int4" else ((fields ^ 8).astype(np.int16) - 8).astype(np.int8)
 
     def _blob(self, reference: str, blob: Any) -> tuple[str, npt.NDArray[np.uint8]]:  # noqa: ANN401 - as above
         if not blob.fileName.startswith(_PREFIX):
@@ -146,7 +147,8 @@ def _immediate(reference: str, value: Any) -> tuple[str, npt.NDArray[np.uint8]]:
     from coremltools.proto import MIL_pb2
 
     kinds = {MIL_pb2.FLOAT16: "float16", MIL_pb2.UINT8: "uint8", MIL_pb2.INT8: "int8"}
-    kinds |= {MIL_pb2.UINT4: "uint4", MIL_pb2.INT4: "int4"}
+    kinds |= {MIL_pb2.UINT2: "uint2", MIL_pb2.UINT3: "uint3", MIL_pb2.UINT4: "uint4", MIL_pb2.UINT6: "uint6"}
+    kinds |= {MIL_pb2.INT4: "int4"}
     tensor = value.immediateValue.tensor
     kind = kinds.get(value.type.tensorType.dataType)
     if tensor.HasField("floats"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy.typing as npt
 
 from edgeq.core.artifact import TABLE_SUFFIX, WeightLocation
 from edgeq.core.digest import tensor_digest, weights_digest
+from edgeq.core.packing import unpack_rows
 from edgeq.core.scheme import Scheme
 from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import CorruptInputError, EdgeqError, RuntimeUnavailableError
@@ -48,7 +50,12 @@ class ExecuTorchWeights:
                 symmetric=location.symmetric,
                 scale_dtype=location.scale_dtype,
             )
-            return self._decode(location, scheme)
+            if location.container_bits is None:
+                return self._decode(location, scheme)
+            folded = not location.symmetric and location.zero_points is None
+            symmetric = location.symmetric or folded
+            held = self._decode(location, replace(scheme, bits=location.container_bits, symmetric=symmetric))
+            return _unfolded(held, scheme) if folded else held.narrowed(scheme.bits)
         except (ValueError, IndexError, KeyError, AttributeError, EdgeqError) as error:
             raise _corrupt(f"{location.codes} does not hold a weight of {location.shape}") from error
 
@@ -106,12 +113,32 @@ def artifact_digest(model_path: Path, weights: Mapping[str, Any]) -> str:
 
 
 def _codes(stored: bytes, scheme: Scheme, *, is_table: bool) -> npt.NDArray[np.uint8]:
-    """XNNPACK keeps the first of two codes in a byte's lower half, the embedding kernel in the upper one."""
+    """XNNPACK keeps the first of two codes in a byte's lower half, the embedding kernel in the upper one; of four 2-bit
+    codes the first is the lowest."""
     packed = np.frombuffer(stored, np.uint8)
+    if scheme.bits == 2 and is_table:
+        return unpack_rows(packed[None], 2, 4 * len(packed))
+    if scheme.bits not in {4, 8}:
+        raise ValueError
     if scheme.bits == 8:
         return (packed.view(np.int8).astype(np.int16) + scheme.default_zero_point).astype(np.uint8)
     halves = (packed >> 4, packed & 15) if is_table else (packed & 15, packed >> 4)
     return np.stack(halves, axis=-1)
+
+
+def _unfolded(held: QuantizedTensor, scheme: Scheme) -> QuantizedTensor:
+    """Codes and zero points whose differences are the integers of `held`: the least zero points that do. Raises
+    ValueError where a group spans more than the scheme's levels."""
+    integers = held.integers()
+    inputs, size = integers.shape[1], scheme.group_size or integers.shape[1]
+    starts = np.arange(0, inputs, size)
+    zeros = np.maximum(-np.minimum.reduceat(integers, starts, axis=1), 0)
+    codes = integers + np.repeat(zeros, size, axis=1)[:, :inputs]
+    if max(codes.max(initial=0), zeros.max(initial=0)) >= scheme.levels:
+        raise ValueError
+    return QuantizedTensor(
+        scheme=scheme, codes=codes.astype(np.uint8), scales=held.scales, zero_points=zeros.astype(np.uint8)
+    )
 
 
 def _zero_points(signed: npt.NDArray[np.float32], scheme: Scheme) -> npt.NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
@@ -14,12 +15,14 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from edgeq.errors import InternalError, RuntimeUnavailableError
+from edgeq.validation.meter import untouched_bytes
 
 KERNEL_SLACK = 8 << 20
 """Page tables, kernel stacks and batched charges count in a cgroup beside the pages that the gate is about."""
 RESERVED_SLACK = 192 << 20
 """RLIMIT_DATA counts what is reserved and never touched: thread stacks (8 MB each), the allocators' arenas, OpenBLAS'
-buffer. ONNX Runtime with 95 MB of weights and two threads reserved 95 MiB more than it touched."""
+buffer. ONNX Runtime with 95 MB of weights and two threads reserved 95 MiB more than it touched. What is reserved
+already when the limit is set comes on top."""
 
 _serial = itertools.count()
 
@@ -30,7 +33,11 @@ class Limit(Protocol):
     name: str
 
     def attach(self, pid: int) -> None:
-        """Put a process under the limit before it allocates anything."""
+        """Put a process within the wall before it allocates anything."""
+        ...
+
+    def set(self, limit_bytes: int) -> bool:
+        """From now on the tree may hold so much dirty memory. False where it holds more already."""
         ...
 
     def killed(self) -> bool:
@@ -44,34 +51,41 @@ class Limit(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """One way to limit memory: why it is (not) usable here, and how to open it for so many bytes."""
+    """One way to limit memory: why it is (not) usable here, and how to open it; nothing is limited until it is set."""
 
     name: str
     usable: bool
     why: str
-    open: Callable[[int], Limit]
+    open: Callable[[], Limit]
 
 
 class ControlGroup:
     """A new memory cgroup below `parent`; both versions differ only in the names of their files."""
 
-    def __init__(self, name: str, parent: Path, settings: dict[str, int], *, swap: dict[str, int], events: str) -> None:
+    def __init__(self, name: str, parent: Path, *, wall: str, swap: str, swap_wall: int | None, events: str) -> None:
+        """wall, swap and events are files; `swap` is set to `swap_wall`, or to the wall itself where that is None."""
         self.name = name
-        self._events = events
+        self._wall, self._swap, self._swap_wall, self._events = wall, swap, swap_wall, events
         _remove_stale(parent)
         self.directory = parent / f"edgeq-{os.getpid()}-{next(_serial)}"
         self.directory.mkdir()
-        try:
-            # Kernels without swap accounting lack the swap files.
-            present = {file: value for file, value in swap.items() if (self.directory / file).exists()}
-            for file, value in (settings | present).items():
-                (self.directory / file).write_text(str(value))
-        except OSError:
-            self.close()
-            raise
 
     def attach(self, pid: int) -> None:
         (self.directory / "cgroup.procs").write_text(str(pid))
+
+    def set(self, limit_bytes: int) -> bool:
+        wall = limit_bytes + KERNEL_SLACK
+        settings = {self._wall: wall}
+        if (self.directory / self._swap).exists():  # kernels without swap accounting lack it
+            settings[self._swap] = wall if self._swap_wall is None else self._swap_wall
+        try:
+            for file, value in settings.items():
+                (self.directory / file).write_text(str(value))
+        except OSError as error:
+            if error.errno == errno.EBUSY:  # cgroup v1 cannot reclaim down to it
+                return False
+            raise
+        return True
 
     def killed(self) -> bool:
         lines = (self.directory / self._events).read_text().splitlines()
@@ -100,14 +114,20 @@ class DataLimit:
 
     name = "rlimit_data"
 
-    def __init__(self, limit_bytes: int) -> None:
-        self._bytes = limit_bytes + RESERVED_SLACK
+    def __init__(self) -> None:
+        self._pid = 0
 
     def attach(self, pid: int) -> None:
+        self._pid = pid
+
+    def set(self, limit_bytes: int) -> bool:
         if sys.platform == "linux":
             import resource
 
-            resource.prlimit(pid, resource.RLIMIT_DATA, (self._bytes, self._bytes))
+            size = limit_bytes + RESERVED_SLACK + untouched_bytes(self._pid)
+            with suppress(ProcessLookupError):
+                resource.prlimit(self._pid, resource.RLIMIT_DATA, (size, size))
+        return True
 
     def killed(self) -> bool:
         return False
@@ -124,6 +144,9 @@ class SamplerOnly:
     def attach(self, pid: int) -> None:
         pass
 
+    def set(self, limit_bytes: int) -> bool:
+        return True
+
     def killed(self) -> bool:
         return False
 
@@ -136,12 +159,12 @@ def backends() -> tuple[Backend, ...]:
     return (_cgroup_v2(), _cgroup_v1(), _rlimit_data(), _sampler())
 
 
-def open_limit(limit_bytes: int, backend: str | None = None) -> Limit:
+def open_limit(backend: str | None = None) -> Limit:
     """The first usable backend, or the named one. Raises RuntimeUnavailableError where the named one is not usable."""
     for candidate in backends():
         if backend in (None, candidate.name):
             if candidate.usable:
-                return candidate.open(limit_bytes)
+                return candidate.open()
             if backend is not None:
                 raise RuntimeUnavailableError(
                     f"The memory limit {backend} cannot be used here: {candidate.why}.", remedy="See edgeq doctor."
@@ -152,10 +175,16 @@ def open_limit(limit_bytes: int, backend: str | None = None) -> Limit:
 def _cgroup_v2() -> Backend:
     parent, why = _find_v2()
 
-    def open_group(limit_bytes: int) -> Limit:
+    def open_group() -> Limit:
         # No swap: what Android lets an app swap out counts against the same limit.
-        wall = {"memory.max": limit_bytes + KERNEL_SLACK}
-        return ControlGroup("cgroup_v2", parent or Path(), wall, swap={"memory.swap.max": 0}, events="memory.events")
+        return ControlGroup(
+            "cgroup_v2",
+            parent or Path(),
+            wall="memory.max",
+            swap="memory.swap.max",
+            swap_wall=0,
+            events="memory.events",
+        )
 
     return Backend(name="cgroup_v2", usable=parent is not None, why=why, open=open_group)
 
@@ -163,10 +192,15 @@ def _cgroup_v2() -> Backend:
 def _cgroup_v1() -> Backend:
     parent, why = _find_v1()
 
-    def open_group(limit_bytes: int) -> Limit:
-        wall = limit_bytes + KERNEL_SLACK
-        memory, swap = {"memory.limit_in_bytes": wall}, {"memory.memsw.limit_in_bytes": wall}
-        return ControlGroup("cgroup_v1", parent or Path(), memory, swap=swap, events="memory.oom_control")
+    def open_group() -> Limit:
+        return ControlGroup(
+            "cgroup_v1",
+            parent or Path(),
+            wall="memory.limit_in_bytes",
+            swap="memory.memsw.limit_in_bytes",
+            swap_wall=None,
+            events="memory.oom_control",
+        )
 
     return Backend(name="cgroup_v1", usable=parent is not None, why=why, open=open_group)
 
@@ -182,7 +216,7 @@ def _sampler() -> Backend:
         name="sampler",
         usable=True,
         why="the parent kills on a breach; short peaks can be missed",
-        open=lambda _: SamplerOnly(),
+        open=SamplerOnly,
     )
 
 

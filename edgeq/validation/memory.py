@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -30,6 +31,11 @@ REFUSALS = (
     "Memory allocation still failed",
     "pthread_create failed",
 )
+LIMITED_FROM = "load"
+"""The phase that begins with the runtime imported and nothing opened: what is held then is not the artifact's."""
+RUNTIME_BYTES = 32 << 20
+"""What every process is charged for its runtime, whatever the runtime's baseline was. A process that only imported
+ONNX Runtime 1.32, the leanest of the runtimes, held 27 MiB (x86-64, Python 3.11 and numpy in it); rounded up."""
 Ending = Literal["exit", "limit", "refused", "timeout"]
 _HOLD = "import os, sys; os.read(0, 1); os.execv(sys.argv[1], sys.argv[1:])"
 
@@ -38,11 +44,14 @@ _HOLD = "import os, sys; os.read(0, 1); os.execv(sys.argv[1], sys.argv[1:])"
 class Outcome:
     """How a child ended. Bytes; `phases` maps each announced phase to its own peak of dirty memory, in order.
 
-    `survived` is False where the limit ended it. `failure` says in words how it ended, "" for exit code 0.
+    `peak_dirty_bytes` is the whole process', from the moment on that the limit holds. `baseline_bytes` is what it held
+    at that moment: 0 where the limit holds from the start, None where it ended before. `survived` is False where the
+    limit ended it. `failure` says in words how it ended, "" for exit code 0.
     """
 
     returncode: int
     peak_dirty_bytes: int
+    baseline_bytes: int | None
     peak_rss_bytes: int
     limit_bytes: int
     backend: str
@@ -64,29 +73,44 @@ def announce(phases: Path, name: str) -> None:
         stream.write(f"{name} {sample.dirty if sample else 0}\n")
 
 
+def await_limit() -> None:
+    """Called by a child that `run_limited` was given `limited_from` for, after it announced that phase: returns when
+    the limit holds. Raises EOFError where the parent is gone."""
+    if not os.read(0, 1):
+        raise EOFError("the process that sets the limit is gone")
+
+
+def uncounted_bytes(baseline: int) -> int:
+    """What of a process' baseline is not held against it: all that is above RUNTIME_BYTES."""
+    return max(0, baseline - RUNTIME_BYTES)
+
+
 def run_limited(
     command: Sequence[str],
     *,
     limit_bytes: int,
     log: Path,
     phases: Path,
+    limited_from: str | None = None,
     backend: str | None = None,
     environment: Mapping[str, str] | None = None,
     timeout: float = 900.0,
 ) -> Outcome:
     """Run `command` until it ends, exceeds `limit_bytes` of dirty memory, or `timeout` seconds have passed.
 
-    `log` receives its stdout and stderr; `phases` is the file that it announces phases in. Nothing that the child does
+    `log` receives its stdout and stderr; `phases` is the file that it announces phases in. limited_from: a phase at
+    whose announcement the child calls `await_limit`; what it holds then is its baseline, nothing is limited before, and
+    from then on it may hold `limit_bytes` and what of the baseline is not counted. Nothing that the child does
     raises here. Raises RuntimeUnavailableError where a named backend is not usable.
     """
-    limit = open_limit(limit_bytes, backend)
+    limit = open_limit(backend)
     phases.touch()
     try:
         with log.open("wb") as stream, phases.open(encoding="utf-8") as announced:
             process = _start(command, limit, stream.fileno(), environment)
             try:
-                watch = _Watch(process, announced)
-                ending = watch.until_end(limit_bytes, time.monotonic() + timeout)
+                watch = _Watch(process, announced, limit, limit_bytes, limited_from)
+                ending = watch.until_end(time.monotonic() + timeout)
             finally:
                 _kill_tree(process)
         ending = "limit" if limit.killed() else ending
@@ -97,6 +121,7 @@ def run_limited(
     return Outcome(
         returncode=process.returncode,
         peak_dirty_bytes=watch.peak_dirty,
+        baseline_bytes=watch.baseline,
         peak_rss_bytes=watch.peak_rss,
         limit_bytes=limit_bytes,
         backend=limit.name,
@@ -109,15 +134,11 @@ def run_limited(
 def _start(
     command: Sequence[str], limit: Limit, log: int, environment: Mapping[str, str] | None
 ) -> subprocess.Popen[bytes]:
-    """Start the child, held back until it is under the limit: what it touched before would not be charged."""
+    """Start the child, held back until it is released: what it touched before it is attached would not be charged."""
     held = [sys.executable, "-I", "-S", "-c", _HOLD, *command] if os.name == "posix" else list(command)
     process = subprocess.Popen(held, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
     try:
         limit.attach(process.pid)
-        if process.stdin is not None:
-            with suppress(BrokenPipeError):
-                process.stdin.write(b"\n")
-                process.stdin.close()
     except BaseException:
         _kill_tree(process)
         raise
@@ -125,19 +146,35 @@ def _start(
 
 
 class _Watch:
-    """The sampling loop and what it has seen."""
+    """The sampling loop, the moment at which the limit is set, and what was seen."""
 
-    def __init__(self, process: subprocess.Popen[bytes], announced: TextIO) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        announced: TextIO,
+        limit: Limit,
+        limit_bytes: int,
+        limited_from: str | None,
+    ) -> None:
         self.phases: dict[str, int] = {}
         self.peak_dirty = 0
         self.peak_rss = 0
+        self.baseline: int | None = None
         self._process = process
         self._announced = announced
+        self._limit, self._limit_bytes, self._limited_from = limit, limit_bytes, limited_from
+        self._allowed: float = math.inf
         self._partial = ""
         self._phase = "start"
 
-    def until_end(self, limit_bytes: int, deadline: float) -> Ending:
+    def until_end(self, deadline: float) -> Ending:
         """Sample until the process ends by itself, holds too much, or time is up; it may still be running then."""
+        if self._limited_from is None:
+            self._set_limit(0)
+        if os.name == "posix":
+            self._release()
+        if self._limited_from is None:
+            self._close_input()
         meter = TreeMeter(self._process.pid)
         while self._process.poll() is None:
             self._read_phases()
@@ -145,13 +182,31 @@ class _Watch:
             if sample is not None:
                 self._record(sample.dirty)
                 self.peak_rss = max(self.peak_rss, sample.rss)
-            if self.peak_dirty > limit_bytes:
+            if self.peak_dirty > self._allowed:
                 return "limit"
             if time.monotonic() > deadline:
                 return "timeout"
             time.sleep(SAMPLE_SECONDS)
         self._read_phases()
-        return "limit" if self.peak_dirty > limit_bytes else "exit"
+        return "limit" if self.peak_dirty > self._allowed else "exit"
+
+    def _set_limit(self, baseline: int) -> None:
+        """Let the process hold `limit_bytes` and what is not counted of its baseline; what was held before is past."""
+        self.baseline = self.peak_dirty = baseline
+        allowed = self._limit_bytes + uncounted_bytes(baseline)
+        self._allowed = allowed if self._limit.set(allowed) else -1
+
+    def _release(self) -> None:
+        """Let the process go on where it waits."""
+        if self._process.stdin is not None:
+            with suppress(BrokenPipeError):
+                self._process.stdin.write(b"\n")
+                self._process.stdin.flush()
+
+    def _close_input(self) -> None:
+        if self._process.stdin is not None:
+            with suppress(BrokenPipeError):
+                self._process.stdin.close()
 
     def _record(self, dirty: int) -> None:
         self.peak_dirty = max(self.peak_dirty, dirty)
@@ -164,6 +219,10 @@ class _Watch:
             name, _, dirty = line.rpartition(" ")
             self._record(int(dirty))
             self._phase = name
+            if name == self._limited_from and self.baseline is None:
+                self._set_limit(int(dirty))
+                self._release()
+                self._close_input()
 
 
 def _kill_tree(process: subprocess.Popen[bytes]) -> None:
@@ -174,6 +233,8 @@ def _kill_tree(process: subprocess.Popen[bytes]) -> None:
                 os.kill(pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
         process.kill()
     process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _refused(returncode: int, log: Path) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 REFRESH_EVERY = 20
 """Samples between two looks for new child processes."""
+STATUS_FIELDS = ("RssAnon", "RssShmem", "VmSwap", "VmHWM", "VmData")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,16 +26,24 @@ def process_sample(pid: int) -> Sample | None:
     return _psutil_sample(pid)
 
 
-def _linux_sample(pid: int) -> Sample | None:
+def untouched_bytes(pid: int) -> int:
+    """What a process on Linux has reserved of private writable memory and never touched; 0 where it is gone."""
+    kibibytes = _status(pid)
+    return max(0, kibibytes.get("VmData", 0) - kibibytes.get("RssAnon", 0)) << 10
+
+
+def _status(pid: int) -> dict[str, int]:
+    """The memory fields of a process' status in KiB; empty where it is gone."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return None
-    kibibytes = {}
-    for line in status.splitlines():
-        name, _, value = line.partition(":")
-        if name in ("RssAnon", "RssShmem", "VmSwap", "VmHWM"):
-            kibibytes[name] = int(value.split()[0])
+        return {}
+    pairs = (line.partition(":") for line in status.splitlines())
+    return {name: int(value.split()[0]) for name, _, value in pairs if name in STATUS_FIELDS}
+
+
+def _linux_sample(pid: int) -> Sample | None:
+    kibibytes = _status(pid)
     if "RssAnon" not in kibibytes:  # a zombie has no memory
         return None
     dirty = kibibytes["RssAnon"] + kibibytes["RssShmem"] + kibibytes["VmSwap"]

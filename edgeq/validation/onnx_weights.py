@@ -109,27 +109,24 @@ def _assemble(entry: WeightLocation, codes: Array, scales: Array, zero_points: A
     if stop - start != outputs:
         msg = f"{stop - start} rows for {outputs} outputs"
         raise ValueError(msg)
-    if stop - start != outputs:
-        msg = f"{stop - start} rows"
-        raise ValueError(msg)
-    scheme = Scheme(
-        bits=entry.bits, group_size=entry.group_size, symmetric=entry.symmetric, scale_dtype=entry.scale_dtype
-    )
+    bits = entry.stored_bits
+    scheme = Scheme(bits=bits, group_size=entry.group_size, symmetric=entry.symmetric, scale_dtype=entry.scale_dtype)
     groups = scheme.groups(inputs)
     packed = _rows(codes.reshape(codes.shape[0], -1), start, stop)
-    if packed.dtype != np.uint8 or scales.dtype.kind not in "fV" or packed.shape[1] * 8 < inputs * entry.bits:
+    if packed.dtype != np.uint8 or scales.dtype.kind not in "fV" or packed.shape[1] * 8 < inputs * bits:
         msg = f"rows of {packed.shape[1]} values of {packed.dtype}, scales of {scales.dtype}"
         raise ValueError(msg)
     zero = None
     if zero_points is not None:
-        width = -(-groups * entry.bits // 8)
-        zero = unpack_rows(_rows(zero_points.reshape(-1, width), start, stop), entry.bits, groups)
-    return QuantizedTensor(
+        width = -(-groups * bits // 8)
+        zero = unpack_rows(_rows(zero_points.reshape(-1, width), start, stop), bits, groups)
+    tensor = QuantizedTensor(
         scheme=scheme,
-        codes=unpack_rows(packed, entry.bits, inputs),
+        codes=unpack_rows(packed, bits, inputs),
         scales=_rows(scales.reshape(-1, groups), start, stop).astype(np.float32),
         zero_points=zero,
     )
+    return tensor if bits == entry.bits else tensor.narrowed(entry.bits)
 
 
 def _rows(rows: Array, start: int, stop: int) -> Array:

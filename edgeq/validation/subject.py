@@ -9,13 +9,14 @@ from typing import Any
 
 from edgeq.core.artifact import FileEntry, Interface
 from edgeq.core.records import from_plain
-from edgeq.core.target import Format
+from edgeq.core.target import ComputeUnit, Format
 from edgeq.errors import CorruptInputError
 from edgeq.files import contained, sha256_file
 from edgeq.runtimes.opening import (
     is_reference_executed,
     manifest_path,
     model_path,
+    read_compute_unit,
     read_format,
     read_interface,
     tokenizer_path,
@@ -38,6 +39,7 @@ class Subject:
     weights_digest: str
     format: Format
     threads: int
+    compute_unit: ComputeUnit
     files: tuple[FileEntry, ...]
 
     @classmethod
@@ -57,6 +59,7 @@ class Subject:
                 weights_digest=str(manifest["weights_digest"]),
                 format=read_format(manifest),
                 threads=int(manifest["runtime"]["threads"]),
+                compute_unit=read_compute_unit(manifest),
                 files=entries,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -17,7 +17,7 @@ def schemes(draw: st.DrawFn) -> Scheme:
     codebook: Codebook | None = draw(st.sampled_from([None, None, "nf4", "palette"]))
     palette = codebook == "palette"
     return Scheme(
-        bits=4 if codebook == "nf4" else draw(st.sampled_from([4, 8])),
+        bits=4 if codebook == "nf4" else draw(st.sampled_from([2, 3, 4, 6, 8] if palette else [2, 3, 4, 8])),
         group_size=None if palette else draw(st.sampled_from([16, 32, 64, None])),
         symmetric=codebook is not None or draw(st.booleans()),
         scale_dtype=draw(st.sampled_from(SCALE_DTYPES)),

@@ -16,7 +16,7 @@ Codes = npt.NDArray[np.uint8]
 
 @st.composite
 def codes(draw: st.DrawFn) -> tuple[Codes, int]:
-    bits = draw(st.sampled_from([1, 2, 4, 8]))
+    bits = draw(st.sampled_from([1, 2, 3, 4, 6, 8]))
     shape = draw(st.tuples(st.integers(1, 5), st.integers(1, 70)))
     values = draw(hnp.arrays(np.uint8, shape, elements=st.integers(0, 2**bits - 1)))
     return values, bits
@@ -51,12 +51,17 @@ def test_even_inputs_sit_in_the_low_nibble() -> None:
     np.testing.assert_array_equal(pack_rows(np.array([[1, 2, 3]], np.uint8), 4), [[0x21, 0x03]])
 
 
+def test_three_bits_run_on_over_the_ends_of_bytes() -> None:
+    packed = pack_rows(np.array([[1, 2, 3, 4, 5, 6, 7, 0], [7, 0, 7, 0, 7, 0, 7, 0]], np.uint8), 3)
+    np.testing.assert_array_equal(packed, [[0b11010001, 0b01011000, 0b00011111], [0b11000111, 0b01110001, 0b00011100]])
+
+
 def test_padding_codes_are_zero() -> None:
     packed = pack_groups(np.full((1, 17), 15, np.uint8), 4, 16)
     np.testing.assert_array_equal(packed[0, 1], [15, 0, 0, 0, 0, 0, 0, 0])
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
 def test_packing_leaves_its_input_alone(bits: int) -> None:
     values = np.ones((3, 7), np.uint8)
     values.flags.writeable = False

@@ -15,7 +15,7 @@ from edgeq.errors import UsageError
 from tests.core.samples import schemes, tensors
 
 
-@pytest.mark.parametrize("bits", [0, 1, 3, 5, 6, 32])
+@pytest.mark.parametrize("bits", [0, 1, 5, 6, 7, 32])
 def test_bits_that_cannot_be_stored_are_refused(bits: int) -> None:
     with pytest.raises(UsageError, match=str(bits)):
         Scheme(bits=bits)
@@ -56,6 +56,9 @@ def test_float16_takes_two_bytes() -> None:
     ("scheme", "label"),
     [
         (Scheme(bits=4), "int4 g32 asym"),
+        (Scheme(bits=3), "int3 g32 asym"),
+        (Scheme(bits=2, symmetric=True), "int2 g32 sym"),
+        (Scheme(bits=6, group_size=None, symmetric=True, codebook="palette", palette_rows=8), "palette6 r8"),
         (Scheme(bits=8, group_size=None, symmetric=True), "int8 channel sym"),
         (Scheme(bits=16), "float16"),
         (Scheme(bits=4, group_size=64, symmetric=True, codebook="nf4"), "nf4 g64"),
@@ -70,6 +73,7 @@ def test_labels(scheme: Scheme, label: str) -> None:
 
 def test_levels_and_zero_point() -> None:
     assert (Scheme(bits=4).levels, Scheme(bits=4).default_zero_point) == (16, 8)
+    assert (Scheme(bits=3).levels, Scheme(bits=3).default_zero_point) == (8, 4)
     assert (Scheme(bits=8).levels, Scheme(bits=8).default_zero_point) == (256, 128)
 
 

@@ -59,6 +59,46 @@ def test_the_digest_sees_every_part(tensor: QuantizedTensor) -> None:
     assert len(set(changed)) == len(changed)
 
 
+@given(tensors().filter(lambda tensor: tensor.codebook is None))
+def test_codes_of_more_bits_say_the_same(tensor: QuantizedTensor) -> None:
+    wide = tensor.widened(8)
+    np.testing.assert_array_equal(wide.dequantize(), tensor.dequantize())
+    back = wide.narrowed(tensor.scheme.bits)
+    np.testing.assert_array_equal(back.codes, tensor.codes)
+    assert tensor_digest("w", back) == tensor_digest("w", tensor)
+    np.testing.assert_array_equal(wide.integers(), tensor.integers())
+
+
+@pytest.mark.parametrize(("symmetric", "code"), [(True, 3), (True, 12), (False, 8)])
+def test_codes_that_do_not_fit_are_not_narrowed(symmetric: bool, code: int) -> None:
+    shape = (2, 32)
+    zero_points = None if symmetric else np.zeros((2, 1), np.uint8)
+    tensor = QuantizedTensor(
+        scheme=Scheme(bits=4, symmetric=symmetric),
+        codes=np.full(shape, 7, np.uint8),
+        scales=np.ones((2, 1), np.float32),
+        zero_points=zero_points,
+    )
+    assert tensor.narrowed(3).codes.max() == (3 if symmetric else 7)
+    wrong = dataclasses.replace(tensor, codes=np.full(shape, code, np.uint8))
+    for narrower, wider in ((3, wrong), (8, tensor)):
+        with pytest.raises(ValueError, match=f"{narrower} bits"):
+            wider.narrowed(narrower)
+
+
+def test_few_bits_count_as_differences_to_their_zero_points() -> None:
+    """Zero points that move with their codes change no weight; formats that store the difference cannot tell."""
+    for bits, same in ((2, True), (3, True), (4, False), (8, False)):
+        one = QuantizedTensor(
+            scheme=Scheme(bits=bits),
+            codes=np.ones((2, 32), np.uint8),
+            scales=np.ones((2, 1), np.float32),
+            zero_points=np.ones((2, 1), np.uint8),
+        )
+        moved = dataclasses.replace(one, codes=one.codes + np.uint8(1), zero_points=np.full((2, 1), 2, np.uint8))
+        assert (tensor_digest("w", one) == tensor_digest("w", moved)) is same
+
+
 def test_the_digest_does_not_see_how_memory_lies() -> None:
     codes = np.arange(64, dtype=np.uint8).reshape(2, 32) % 16
     scales = np.ones((2, 1), np.float32)

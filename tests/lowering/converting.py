@@ -195,7 +195,7 @@ def translate(
     if task == "feature-extraction":
         for name, given in zip(captured.program.graph_signature.user_inputs, case.inputs, strict=True):
             signature.declare(str(name), list(given.shape), DTYPES[given.dtype])
-    translator = Translator(captured, Weights(store.as_store, data), signature, CONVERTERS, accuracy_level=1)
+    translator = Translator(captured, Weights(store.as_store, data, 1), signature, CONVERTERS)
     return Translation(signature, translator, data, store, translator.run())
 
 

@@ -14,6 +14,10 @@ from tests.lowering.converting import Case, floats, integers
 
 aten: Any = torch.ops.aten
 SCHEMES = {
+    "2 bits": Scheme(bits=2),
+    "2 bits symmetric": Scheme(bits=2, symmetric=True),
+    "3 bits": Scheme(bits=3),
+    "3 bits symmetric": Scheme(bits=3, group_size=16, symmetric=True),
     "4 bits": Scheme(bits=4),
     "4 bits symmetric": Scheme(bits=4, symmetric=True),
     "8 bits": Scheme(bits=8, group_size=16),

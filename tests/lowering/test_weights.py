@@ -15,7 +15,7 @@ from torch import nn
 from edgeq.core.packing import pack_groups, pack_rows
 from edgeq.core.scheme import Scheme
 from edgeq.lowering.onnx.external_data import DATA_FILE, ExternalData
-from edgeq.lowering.onnx.weights import Weights, kernel_block
+from edgeq.lowering.onnx.weights import Weights, container_bits, kernel_block
 from edgeq.progress import SilentProgress
 from tests.lowering.converting import TRACED, Case, export, integers, make_inputs, randomize, translate
 from tests.lowering.memory_store import MemoryStore
@@ -23,7 +23,7 @@ from tests.lowering.memory_store import MemoryStore
 Array = npt.NDArray[Any]
 SCHEMES = [
     Scheme(bits=bits, group_size=group_size, symmetric=symmetric)
-    for bits in (4, 8)
+    for bits in (2, 3, 4, 8)
     for group_size in (16, 32, None)
     for symmetric in (True, False)
 ]
@@ -59,19 +59,30 @@ def stored(data: ExternalData, value: ir.Value | None) -> Array:
 def test_a_matrix_lies_as_matmulnbits_reads_it(tmp_path: Path, scheme: Scheme, inputs: int) -> None:
     names = ("first.weight", "second.weight")
     store = MemoryStore(Two(inputs), dict.fromkeys(names, scheme))
-    weights = Weights(store.as_store, ExternalData(tmp_path))
+    weights = Weights(store.as_store, ExternalData(tmp_path), 4)
     matrix = weights.matrix(names)
     weights.data.write(SilentProgress())
     parts = [store.quantized(name) for name in names]
-    codes = np.concatenate([part.codes for part in parts])
-    assert np.array_equal(stored(weights.data, matrix.codes), pack_groups(codes, scheme.bits, matrix.block))
+    narrow = scheme.bits == 3 or (scheme.bits == 2 and matrix.block not in (32, 64, 128))
+    assert matrix.bits == (4 if narrow else scheme.bits)
+    moved = 8 - scheme.default_zero_point if narrow and scheme.symmetric else 0
+    codes = np.concatenate([part.codes for part in parts]) + np.uint8(moved)
+    assert np.array_equal(stored(weights.data, matrix.codes), pack_groups(codes, matrix.bits, matrix.block))
     assert np.array_equal(stored(weights.data, matrix.scales), np.concatenate([part.scales for part in parts]))
     if scheme.symmetric:
         assert matrix.zero_points is None
     else:
         zeros = np.concatenate([part.zero_points for part in parts if part.zero_points is not None])
-        assert np.array_equal(stored(weights.data, matrix.zero_points), pack_rows(zeros, scheme.bits))
+        assert np.array_equal(stored(weights.data, matrix.zero_points), pack_rows(zeros, matrix.bits))
     assert weights.matrix(names) is matrix
+    assert weights.locations["first.weight"].container_bits == (4 if narrow else None)
+
+
+def test_two_bits_without_int8_activations_are_stored_in_four() -> None:
+    scheme = Scheme(bits=2)
+    assert [container_bits(scheme, 32, level) for level in (1, 4)] == [4, 2]
+    assert [container_bits(scheme, block, 4) for block in (16, 128, 256)] == [4, 2, 4]
+    assert [container_bits(Scheme(bits=bits), 32, 1) for bits in (3, 4, 8)] == [4, 4, 8]
 
 
 @pytest.mark.parametrize(("inputs", "block"), [(5, 16), (16, 16), (17, 32), (64, 64), (172, 256)])
@@ -82,7 +93,7 @@ def test_one_scale_per_channel_is_a_block_that_spans_the_row(inputs: int, block:
 
 def test_float_weights_keep_their_dtype_and_are_stored_once(tmp_path: Path) -> None:
     store = MemoryStore(Two(), {"first.weight": Scheme(bits=16)})
-    weights = Weights(store.as_store, ExternalData(tmp_path))
+    weights = Weights(store.as_store, ExternalData(tmp_path), 4)
     half, turned = weights.floating("first.weight"), weights.floating("first.weight", transposed=True)
     tied, original = weights.floating("head.weight"), weights.floating("table.weight")
     both = weights.concatenated(("first.bias", "second.bias"))

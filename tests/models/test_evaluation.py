@@ -11,8 +11,9 @@ from tokenizers import Tokenizer, processors
 
 from edgeq.errors import CorruptInputError, UsageError
 from edgeq.models import evaluation
-from edgeq.models.evaluation import evaluation_inputs, vocabulary_size
+from edgeq.models.evaluation import evaluation_inputs
 from edgeq.models.source import load
+from edgeq.models.tokens import vocabulary_size
 from tests.tiny_models import END_OF_TEXT, VOCABULARY, tiny_bert, tiny_llama
 
 DATA = Path(evaluation.__file__).parent / "data"

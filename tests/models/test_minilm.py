@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from edgeq.models.architecture import load_module
-from edgeq.models.evaluation import load_tokenizer
 from edgeq.models.pooling import SentenceEmbedding
 from edgeq.models.source import load
+from edgeq.models.tokens import load_tokenizer
 
 SENTENCE = "This is an example sentence"
 PUBLISHED = [0.0676569, 0.0634959, 0.0487131, 0.0793049, 0.0374480]

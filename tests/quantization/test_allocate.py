@@ -48,6 +48,27 @@ def test_eight_bits(model: FakeModel) -> None:
     assert plan.assignments["embed.weight"].scheme == Scheme(bits=8, group_size=64)
 
 
+@pytest.mark.parametrize("bits", [2, 3])
+def test_few_bits_take_short_groups_with_zero_points_in_every_format(model: FakeModel, bits: int) -> None:
+    formats: dict[Format, Scheme] = {
+        "onnx": Scheme(bits=bits, group_size=32),
+        "executorch": Scheme(bits=bits, group_size=32, scale_dtype="bfloat16", signed_scales=False),
+        "coreml": Scheme(bits=bits, group_size=32, scale_dtype="float16"),
+    }
+    for format, scheme in formats.items():
+        plan = allocate(model, Recipe(bits=bits), target(), (format,))
+        assert plan.assignments[UP] == Assignment(scheme=scheme, method="mse")
+        assert plan.assignments["embed.weight"].scheme.bits == 8
+
+
+def test_palettes_of_two_to_eight_bits(model: FakeModel) -> None:
+    for bits in (2, 3, 4, 6, 8):
+        plan = allocate(model, Recipe(bits=bits, method="palette"), target(), ("coreml",))
+        assert plan.assignments[UP].scheme.label() == f"palette{bits} r4"
+    with pytest.raises(UsageError, match="6 bits"):
+        allocate(model, Recipe(bits=6), target())
+
+
 def test_sixteen_bits_is_float16_everywhere(model: FakeModel) -> None:
     plan = allocate(model, Recipe(bits=16), target())
     assert {assignment.scheme.bits for assignment in plan.assignments.values()} == {16}
@@ -106,7 +127,7 @@ def test_a_rule_that_matches_nothing_is_refused(model: FakeModel, tensors: str, 
 
 def test_unknown_methods_are_refused(model: FakeModel) -> None:
     with pytest.raises(UnknownNameError):
-        allocate(model, Recipe(method="hqq"), target())
+        allocate(model, Recipe(method="quip"), target())
     with pytest.raises(UnknownNameError):
         allocate(model, Recipe(rules=(Rule(tensors=UP, scheme=Scheme(bits=4), method="gptq"),)), target())
 

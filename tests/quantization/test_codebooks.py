@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ import torch
 from edgeq.core.scheme import ScaleDtype, Scheme
 from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import CorruptInputError
-from edgeq.quantization.nf4 import LEVELS, quantize_nf4
+from edgeq.quantization.nf4 import LEVELS, dynamic_levels, quantize_nf4, quantize_scales_again
 from edgeq.quantization.palette import fit_palettes
 from edgeq.quantization.rtn import round_to_nearest
 from tests.oracles import clusters, nf4
@@ -73,6 +74,33 @@ def test_nf4_is_the_textbook(shape: tuple[int, int]) -> None:
     tensor = quantize(weights, NF4)
     np.testing.assert_array_equal(tensor.codes, codes)
     np.testing.assert_array_equal(tensor.scales, scales)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_nf4_is_that_of_bitsandbytes(dtype: str) -> None:
+    """Made once by bitsandbytes 0.50.2 on a CPU, from normal weights: `quantize_4bit(weights, blocksize=32,
+    quant_type="nf4")`, and its scales again with `compress_statistics=True`."""
+    with np.load(Path(__file__).with_name("bitsandbytes_nf4.npz")) as golden:
+        bits = torch.from_numpy(golden[f"{dtype}.weights"])
+        packed, scales, again = (golden[f"{dtype}.{part}"] for part in ("codes", "scales", "double_scales"))
+    tensor = quantize(bits.view(getattr(torch, dtype)).float().numpy(), NF4)
+    np.testing.assert_array_equal(tensor.codes[:, ::2], packed >> 4)
+    np.testing.assert_array_equal(tensor.codes[:, 1::2], packed & 15)
+    np.testing.assert_array_equal(tensor.scales, scales)
+    twice = quantize_scales_again(tensor)
+    np.testing.assert_array_equal(twice.scales, again)
+    np.testing.assert_array_equal(twice.codes, tensor.codes)
+
+
+def test_scales_quantized_again_stay_near() -> None:
+    levels = dynamic_levels()
+    assert len(levels) == 256
+    assert bool((levels.diff() > 0).all())
+    tensor = quantize(gaussian(40, 320), NF4)
+    twice = quantize_scales_again(tensor).scales
+    assert 0 < np.abs(twice - tensor.scales).max() < 0.02 * np.ptp(tensor.scales)
+    same = replace(tensor, scales=np.full_like(tensor.scales, 0.25))
+    np.testing.assert_array_equal(quantize_scales_again(same).scales, same.scales)
 
 
 def test_nf4_suits_normal_weights_better_than_a_symmetric_grid() -> None:

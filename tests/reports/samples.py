@@ -65,6 +65,8 @@ def passed_report() -> Report:
         ),
         memory=MemorySection(
             peak_dirty_bytes=512 * MIB,
+            process_dirty_bytes=754 * MIB,
+            baseline_dirty_bytes=274 * MIB,
             peak_rss_bytes=600 * MIB,
             limit_bytes=2048 * MIB,
             backend="cgroup v2",
@@ -76,7 +78,7 @@ def passed_report() -> Report:
         ),
         speed=SpeedSection(load_seconds=0.123, prefill_tokens_per_second=1812.4, decode_tokens_per_second=233.0),
         gates=(
-            Gate(name="memory_peak_bytes", value=512 * MIB, limit=2048 * MIB, verdict=Verdict.PASSED),
+            Gate(name="peak_dirty_bytes", value=512 * MIB, limit=2048 * MIB, verdict=Verdict.PASSED),
             Gate(name="drift_total_kld_mean", value=0.0317, limit=0.08, verdict=Verdict.PASSED),
         ),
         environment=EnvironmentSection(
@@ -119,7 +121,14 @@ def killed_report() -> Report:
         report,
         verdict=Verdict.FAILED,
         reason="killed at the limit",
-        memory=dataclasses.replace(report.memory, peak_dirty_bytes=30 * MIB, limit_bytes=20 * MIB, survived=False),
+        memory=dataclasses.replace(
+            report.memory,
+            peak_dirty_bytes=30 * MIB,
+            process_dirty_bytes=30 * MIB,
+            baseline_dirty_bytes=27 * MIB,
+            limit_bytes=20 * MIB,
+            survived=False,
+        ),
         drift=None,
         speed=None,
         gates=(Gate(name="memory_survived", value=None, limit=None, verdict=Verdict.FAILED),),

@@ -39,7 +39,8 @@ def test_summary_of_a_language_model() -> None:
     assert "memory    [ ━━━━━                ] 512.0 MiB of 2.0 GiB (25 %)" in lines
     assert "speed     load 0.12 s, prefill 1,812 tokens/s, decode 233 tokens/s" in lines
     assert "lowering       0.0004      0.008   0.016     94.12 %    x 1.0258" in lines
-    assert "memory_peak_bytes     512.0 MiB  2.0 GiB  passed" in lines
+    assert "          process 754.0 MiB, of which baseline 274.0 MiB" in lines
+    assert "peak_dirty_bytes      512.0 MiB  2.0 GiB  passed" in lines
     assert lines[-1] == "verdict  passed"
 
 
@@ -104,6 +105,27 @@ def test_one_target_shows_every_source() -> None:
     for provenance in profile.provenance.values():
         assert f"{provenance.confidence}, {provenance.source_date}: {provenance.source}" in text
     assert "bundle_limit_mib 1430 MiB" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ios", "increased_memory_limit (an entitlement): without it"),
+        ("ios-6gb-entitled", "increased_memory_limit (an entitlement): with it; the app must declare it"),
+        ("android", None),
+    ],
+)
+def test_a_target_says_whether_it_counts_on_the_entitlement(name: str, words: str | None) -> None:
+    file = io.StringIO()
+    print_target(load_profile(name), file=file)
+    lines = [line.rstrip() for line in file.getvalue().splitlines()]
+    assert [line for line in lines if "increased_memory_limit" in line] == ([] if words is None else [words])
+
+
+def test_android_lists_both_of_its_formats() -> None:
+    file = io.StringIO()
+    print_target(load_profile("android"), file=file)
+    assert "android bundle, formats: onnx, executorch, on the CPU" in file.getvalue()
 
 
 def test_a_target_without_a_bundle_limit_says_so() -> None:

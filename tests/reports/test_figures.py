@@ -8,7 +8,7 @@ import pytest
 
 from edgeq.core.report import Gate, Verdict
 from edgeq.reports import figures
-from tests.reports.samples import killed_report, passed_report
+from tests.reports.samples import killed_report, passed_report, unvalidated_report
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,11 @@ def test_memory_without_a_limit_has_no_bar() -> None:
     unlimited = dataclasses.replace(report, memory=dataclasses.replace(report.memory, limit_bytes=0, survived=True))
     assert figures.memory(unlimited) == (None, "30.0 MiB of 0 B")
     assert figures.memory(report)[0] == 1.5
+
+
+def test_the_process_and_its_baseline() -> None:
+    assert figures.process(passed_report()) == "process 754.0 MiB, of which baseline 274.0 MiB"
+    assert figures.process(unvalidated_report()) == ""
 
 
 def test_nothing_ran() -> None:

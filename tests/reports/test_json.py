@@ -33,7 +33,15 @@ def test_field_names_are_those_of_the_design() -> None:
     assert {"bits", "method", "group_size"} <= set(plain["recipe"])
     assert set(plain["weights"]) == {"digest", "bits_per_weight", "bytes", "float_bytes"}
     assert set(plain["artifact"]["files"][0]) == {"path", "bytes", "sha256"}
-    assert {"peak_dirty_bytes", "peak_rss_bytes", "limit_bytes", "backend", "survived"} <= set(plain["memory"])
+    assert {
+        "peak_dirty_bytes",
+        "process_dirty_bytes",
+        "baseline_dirty_bytes",
+        "peak_rss_bytes",
+        "limit_bytes",
+        "backend",
+        "survived",
+    } <= set(plain["memory"])
     assert set(plain["drift"]) == {"quantization", "lowering", "total"}
     assert {"kld_mean", "kld_p999", "kld_max", "top1_agreement", "perplexity_ratio"} <= set(plain["drift"]["total"])
     assert {"name", "value", "limit", "verdict"} <= set(plain["gates"][0])

@@ -214,8 +214,36 @@ def refusing(error: Exception) -> Any:  # noqa: ANN401
     return SimpleNamespace(Runtime=SimpleNamespace(get=lambda: runtime), Verification=levels)
 
 
+def header(program: int, base: int, segments: int) -> bytes:
+    """The first 40 bytes of a `.pte`."""
+    numbers = b"".join(value.to_bytes(8, "little") for value in (program, base, segments))
+    return bytes(4) + b"ET12eh00" + (32).to_bytes(4, "little") + numbers
+
+
+PTE = header(64, 64, 16) + bytes(40)
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (b"", "refuses model.pte: it is no program"),
+        (b"\0\0\0\0ET", "refuses"),
+        (PTE[:4] + b"XX12" + PTE[8:], "refuses model.pte: it is no program"),
+        (PTE[:-1], "refuses model.pte: it has 79 of its 80 bytes"),
+        (header(200, 0, 0), "refuses model.pte: it has 40 of its 200 bytes"),
+    ],
+)
+def test_a_damaged_file_is_refused_before_the_runtime_speaks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: bytes, problem: str
+) -> None:
+    (tmp_path / "model.pte").write_bytes(data)
+    monkeypatch.setattr(driver, "import_executorch", lambda: refusing(RuntimeError("error: 0x23")))
+    with pytest.raises(CorruptInputError, match=problem):
+        driver.open_program(tmp_path / "model.pte")
+
+
 def test_a_refused_program_is_corrupt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "model.pte").write_bytes(b"no program")
+    (tmp_path / "model.pte").write_bytes(PTE)
     monkeypatch.setattr(driver, "import_executorch", lambda: refusing(RuntimeError("error: 0x23")))
     with pytest.raises(CorruptInputError, match=r"refuses model\.pte: error: 0x23"):
         driver.open_program(tmp_path / "model.pte")

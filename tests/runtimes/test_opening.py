@@ -12,7 +12,14 @@ import pytest
 
 from edgeq.core.artifact import Interface
 from edgeq.errors import CorruptInputError, UnsafeInputError, UsageError
-from edgeq.runtimes.opening import model_path, open_bundle, read_interface, read_manifest, tokenizer_path
+from edgeq.runtimes.opening import (
+    model_path,
+    open_bundle,
+    read_compute_unit,
+    read_interface,
+    read_manifest,
+    tokenizer_path,
+)
 
 INTERFACE = Interface(
     task="text-generation",
@@ -70,7 +77,13 @@ def test_paths_that_leave_the_bundle_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_missing_model_file_is_refused(tmp_path: Path) -> None:
-    manifest = {"format": "onnx", "model": "model.onnx", "tokenizer": None, "interface": asdict(INTERFACE)}
+    manifest = {
+        "format": "onnx",
+        "model": "model.onnx",
+        "tokenizer": None,
+        "interface": asdict(INTERFACE),
+        "profile": {"compute_unit": "cpu"},
+    }
     (tmp_path / "edgeq.json").write_text(json.dumps(manifest))
     with pytest.raises(CorruptInputError, match="missing"):
         open_bundle(tmp_path)
@@ -82,6 +95,13 @@ def test_a_format_that_edgeq_does_not_know_is_refused(tmp_path: Path, format: ob
     (tmp_path / "edgeq.json").write_text(json.dumps(manifest))
     with pytest.raises(CorruptInputError, match="no format"):
         open_bundle(tmp_path)
+
+
+@pytest.mark.parametrize("profile", [None, {}, {"compute_unit": "tpu"}, {"compute_unit": ["gpu"]}, "gpu"])
+def test_a_compute_unit_that_edgeq_does_not_know_is_refused(profile: object) -> None:
+    assert read_compute_unit({"profile": {"compute_unit": "neural_engine"}}) == "neural_engine"
+    with pytest.raises(CorruptInputError, match="no compute unit"):
+        read_compute_unit({"profile": profile})
 
 
 def test_importing_the_drivers_and_the_judge_loads_no_framework() -> None:

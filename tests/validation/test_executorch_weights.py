@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,17 @@ LINEARS = [
 ] + [Scheme(bits=8, group_size=None, symmetric=symmetric) for symmetric in (True, False)]
 TABLES = [
     Scheme(bits=bits, group_size=group_size, symmetric=symmetric, scale_dtype="bfloat16")
-    for bits in (4, 8)
+    for bits in (2, 4, 8)
     for group_size in (None, 16)
     for symmetric in (True, False)
 ]
+FEW_BITS = [
+    Scheme(bits=bits, group_size=group_size, symmetric=symmetric, scale_dtype="bfloat16")
+    for bits in (2, 3)
+    for group_size in (None, 32)
+    for symmetric in (True, False)
+]
+"""In 4-bit codes: products, and tables of 3 bits."""
 
 
 def random_tensor(scheme: Scheme, inputs: int = INPUTS, seed: int = 0) -> QuantizedTensor:
@@ -50,7 +58,10 @@ def random_tensor(scheme: Scheme, inputs: int = INPUTS, seed: int = 0) -> Quanti
 def parts_of(tensor: QuantizedTensor, *, table: bool) -> Parts:
     """XNNPACK's layout or the embedding kernel's, after their documents."""
     middle = tensor.scheme.default_zero_point
-    if tensor.scheme.bits == 8:
+    if tensor.scheme.bits == 2 and table:
+        quads = tensor.codes.reshape(-1, 4)
+        codes = bytes(int(a) | int(b) << 2 | int(c) << 4 | int(d) << 6 for a, b, c, d in quads)
+    elif tensor.scheme.bits == 8:
         codes = bytes((int(code) - middle) % 256 for code in tensor.codes.ravel())
     else:
         first, second = (4, 0) if table else (0, 4)
@@ -64,6 +75,22 @@ def parts_of(tensor: QuantizedTensor, *, table: bool) -> Parts:
         zeros = tensor.zero_points.astype(np.float32) - middle
         parts["zero_points"] = (zeros if table else -(tensor.scales * zeros)).astype("<f4").tobytes()
     return parts
+
+
+def in_four_bits(tensor: QuantizedTensor, *, table: bool) -> QuantizedTensor:
+    """A product's codes are differences to their zero points; a table's keep them."""
+    zeros = np.full(tensor.scales.shape, tensor.scheme.default_zero_point) if tensor.zero_points is None else None
+    zeros = tensor.zero_points.astype(int) if tensor.zero_points is not None else zeros
+    assert zeros is not None
+    keeps = table and tensor.zero_points is not None
+    size = tensor.scheme.group_size or tensor.shape[1]
+    moved = 0 if keeps else 8 - np.repeat(zeros, size, axis=1)
+    return QuantizedTensor(
+        scheme=replace(tensor.scheme, bits=4, symmetric=not keeps),
+        codes=(tensor.codes + moved).astype(np.uint8),
+        scales=tensor.scales,
+        zero_points=tensor.zero_points if keeps else None,
+    )
 
 
 def entry_of(tensor: QuantizedTensor, places: dict[str, str]) -> Entry:
@@ -126,6 +153,37 @@ def test_what_was_packed_is_read_back(scheme: Scheme, table: bool, tmp_path: Pat
     found = ExecuTorchWeights(tmp_path / "model.pte").tensor(read_entries({"w": entry})["w"])
     np.testing.assert_array_equal(found.dequantize(), tensor.dequantize())
     assert artifact_digest(tmp_path / "model.pte", {"w": entry}) == digest_of(tensor)
+
+
+@pytest.mark.parametrize("table", [True, False])
+@pytest.mark.parametrize("scheme", FEW_BITS, ids=Scheme.label)
+def test_few_bits_are_read_back_from_four(scheme: Scheme, table: bool, tmp_path: Path) -> None:
+    tensor = random_tensor(scheme)
+    held = in_four_bits(tensor, table=table)
+    for change in ("", "codes"):
+        places = save_tensor(tmp_path / "model.pte", held, table=table, change=change)
+        entry = places | {"bits": scheme.bits, "symmetric": scheme.symmetric, "container_bits": 4}
+        if not change:
+            found = ExecuTorchWeights(tmp_path / "model.pte").tensor(read_entries({"w": entry})["w"])
+            np.testing.assert_array_equal(found.dequantize(), tensor.dequantize())
+        try:
+            digest = artifact_digest(tmp_path / "model.pte", {"w": entry})
+        except CorruptInputError:
+            assert change
+            continue
+        assert (digest == digest_of(tensor)) is not bool(change)
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+def test_groups_that_span_more_than_the_bits_are_refused(bits: int, tmp_path: Path) -> None:
+    held = random_tensor(LINEARS[2])
+    assert int(held.codes.max()) - int(held.codes.min()) >= 1 << bits
+    entry = save_tensor(tmp_path / "model.pte", held, table=False)
+    for symmetric in (True, False):
+        with pytest.raises(CorruptInputError):
+            artifact_digest(
+                tmp_path / "model.pte", {"w": entry | {"bits": bits, "symmetric": symmetric, "container_bits": 4}}
+            )
 
 
 @pytest.mark.parametrize("change", ["codes", "scales", "zero_points"])
@@ -195,6 +253,9 @@ def test_a_correction_that_no_zero_point_makes_is_refused(tmp_path: Path) -> Non
         {"rows": [1, OUTPUTS]},
         {"bits": 8},
         {"bits": 5},
+        {"bits": 3},
+        {"container_bits": 2},
+        {"container_bits": 5},
         {"group_size": 16},
         {"symmetric": False},
         {"zero_points": "named:scales"},

@@ -72,8 +72,8 @@ def test_limits_follow_bits_and_size(bits: int, parameters: int, kld: float, top
 
 
 def test_unknown_bits_have_no_limits() -> None:
-    with pytest.raises(UsageError, match="3 bits"):
-        language_limits(3, 1)
+    with pytest.raises(UsageError, match="5 bits"):
+        language_limits(5, 1)
 
 
 def test_a_good_measurement_passes_all_gates() -> None:
@@ -148,9 +148,17 @@ def test_drifts_of_different_kinds_fail() -> None:
 
 
 def test_memory_gates() -> None:
-    memory = MemorySection(peak_dirty_bytes=100, peak_rss_bytes=200, limit_bytes=100, backend="sampler", survived=True)
+    memory = MemorySection(
+        peak_dirty_bytes=100,
+        process_dirty_bytes=100,
+        baseline_dirty_bytes=40,
+        peak_rss_bytes=200,
+        limit_bytes=100,
+        backend="sampler",
+        survived=True,
+    )
     assert not failed(memory_gates(memory, ""))
-    over = replace(memory, peak_dirty_bytes=101, survived=False)
+    over = replace(memory, peak_dirty_bytes=101, process_dirty_bytes=101, survived=False)
     gates = memory_gates(over, "killed at the limit")
     assert failed(gates) == {"survived", "peak_dirty_bytes"}
     assert "killed at the limit" in verdict_of(gates)[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -85,18 +86,38 @@ def test_a_parent_that_refuses_children_is_not_usable(tmp_path: Path, monkeypatc
     assert "no cgroup can be made" in why
 
 
-def test_the_wall_is_written_before_anything_joins(tmp_path: Path) -> None:
-    control = ControlGroup(
-        "cgroup_v2", tmp_path, {"memory.max": 100}, swap={"memory.swap.max": 0}, events="memory.events"
+def v2_group(parent: Path) -> ControlGroup:
+    return ControlGroup(
+        "cgroup_v2", parent, wall="memory.max", swap="memory.swap.max", swap_wall=0, events="memory.events"
     )
-    assert (control.directory / "memory.max").read_text() == "100"
+
+
+def v1_group(parent: Path, *, wall: str = "limit") -> ControlGroup:
+    return ControlGroup("cgroup_v1", parent, wall=wall, swap="memsw", swap_wall=None, events="memory.oom_control")
+
+
+def test_v1_limits_memory_and_swap_together(tmp_path: Path) -> None:
+    control = v1_group(tmp_path)
+    (control.directory / "memsw").write_text("")
+    assert control.set(100)
+    assert {(control.directory / name).read_text() for name in ("limit", "memsw")} == {str(100 + KERNEL_SLACK)}
+
+
+def test_the_wall_can_be_moved(tmp_path: Path) -> None:
+    control = v2_group(tmp_path)
+    assert control.set(100)
+    assert (control.directory / "memory.max").read_text() == str(100 + KERNEL_SLACK)
     assert not (control.directory / "memory.swap.max").exists()  # this kernel has no swap accounting
+    (control.directory / "memory.swap.max").write_text("max")
+    assert control.set(200)
+    assert (control.directory / "memory.max").read_text() == str(200 + KERNEL_SLACK)
+    assert (control.directory / "memory.swap.max").read_text() == "0"
     control.attach(4242)
     assert (control.directory / "cgroup.procs").read_text() == "4242"
 
 
 def test_the_kernel_s_events_say_who_was_killed(tmp_path: Path) -> None:
-    control = ControlGroup("cgroup_v2", tmp_path, {}, swap={}, events="memory.events")
+    control = v2_group(tmp_path)
     events = control.directory / "memory.events"
     events.write_text("low 0\nhigh 3\nmax 12\noom 0\noom_kill 0\n")
     assert not control.killed()
@@ -107,16 +128,27 @@ def test_the_kernel_s_events_say_who_was_killed(tmp_path: Path) -> None:
     assert not control.directory.exists()
 
 
-def test_a_wall_that_cannot_be_set_leaves_no_cgroup(tmp_path: Path) -> None:
+def test_a_wall_that_cannot_be_set_is_not_passed_over(tmp_path: Path) -> None:
+    control = v1_group(tmp_path, wall="missing/file")
     with pytest.raises(OSError, match="No such file"):
-        ControlGroup("cgroup_v1", tmp_path, {"missing/file": 1}, swap={}, events="memory.oom_control")
+        control.set(1)
+    control.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_v1_says_where_more_is_held_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def busy(self: Path, text: str) -> int:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    control = v1_group(tmp_path)
+    monkeypatch.setattr(Path, "write_text", busy)
+    assert not control.set(1)
 
 
 def test_cgroups_of_killed_runs_are_cleared(tmp_path: Path) -> None:
     (tmp_path / "edgeq-999999999-0").mkdir()
     (tmp_path / f"edgeq-{os.getpid()}-x").mkdir()
-    ControlGroup("cgroup_v1", tmp_path, {}, swap={}, events="memory.oom_control")
+    v1_group(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert "edgeq-999999999-0" not in names
     assert f"edgeq-{os.getpid()}-x" in names
@@ -124,14 +156,14 @@ def test_cgroups_of_killed_runs_are_cleared(tmp_path: Path) -> None:
 
 def test_the_first_usable_backend_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     def made(name: str, *, usable: bool) -> Backend:
-        return Backend(name=name, usable=usable, why="so", open=lambda _: SamplerOnly())
+        return Backend(name=name, usable=usable, why="so", open=SamplerOnly)
 
     monkeypatch.setattr(limits, "backends", lambda: (made("a", usable=False), made("b", usable=True)))
-    assert open_limit(1).name == "sampler"
+    assert open_limit().name == "sampler"
     with pytest.raises(RuntimeUnavailableError, match="cannot be used here: so"):
-        open_limit(1, "a")
+        open_limit("a")
     with pytest.raises(RuntimeUnavailableError, match="no memory limit named c"):
-        open_limit(1, "c")
+        open_limit("c")
 
 
 def test_the_kernel_s_own_pages_are_not_held_against_the_child() -> None:

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from edgeq.validation.memory import MEMORY_REFUSED, Outcome, announce, read_tail, run_limited
+from edgeq.validation.memory import (
+    MEMORY_REFUSED,
+    RUNTIME_BYTES,
+    Outcome,
+    announce,
+    read_tail,
+    run_limited,
+    uncounted_bytes,
+)
 from edgeq.validation.meter import TreeMeter, process_sample
 
 LARGE = 1 << 30
 
 
-def run(tmp_path: Path, code: str, *, limit: int = LARGE, timeout: float = 60.0) -> Outcome:
+def run(
+    tmp_path: Path, code: str, *, limit: int = LARGE, timeout: float = 60.0, limited_from: str | None = None
+) -> Outcome:
     return run_limited(
         [sys.executable, "-c", code, str(tmp_path / "phases")],
         limit_bytes=limit,
         log=tmp_path / "log",
         phases=tmp_path / "phases",
+        limited_from=limited_from,
         backend="sampler",
         timeout=timeout,
     )
@@ -104,6 +116,65 @@ def test_phases_hold_their_own_peaks(tmp_path: Path) -> None:
     assert outcome.failure == ""
     assert list(outcome.phases)[:4] == ["start", "one", "two", "three"]
     assert outcome.phases["one"] - outcome.phases["start"] > 40 << 20
+
+
+TWO_PARTS = """
+import sys, time
+from pathlib import Path
+from edgeq.validation.memory import announce, await_limit
+runtime = bytearray(b"1") * ({before} << 20)
+announce(Path(sys.argv[1]), "load")
+await_limit()
+artifact = bytearray(b"1") * ({after} << 20)
+announce(Path(sys.argv[1]), "end")
+"""
+
+
+@pytest.mark.parametrize(("limit", "survived"), [(84, True), (78, False)])
+def test_a_large_baseline_is_not_held_against_what_comes_after_it(tmp_path: Path, limit: int, survived: bool) -> None:
+    outcome = run(tmp_path, TWO_PARTS.format(before=100, after=48), limit=limit << 20, limited_from="load")
+    assert outcome.survived is survived
+    assert outcome.baseline_bytes is not None
+    assert outcome.baseline_bytes > 100 << 20
+    judged = outcome.peak_dirty_bytes - uncounted_bytes(outcome.baseline_bytes)
+    assert RUNTIME_BYTES + (46 << 20) < judged < RUNTIME_BYTES + (50 << 20)
+    assert (judged <= limit << 20) is survived
+
+
+def test_a_small_baseline_counts_whole(tmp_path: Path) -> None:
+    outcome = run(tmp_path, TWO_PARTS.format(before=1, after=48), limit=50 << 20, limited_from="load")
+    assert outcome.baseline_bytes is not None
+    assert uncounted_bytes(outcome.baseline_bytes) == 0
+    assert not outcome.survived
+
+
+def test_a_limit_that_the_baseline_alone_breaks(tmp_path: Path) -> None:
+    outcome = run(tmp_path, TWO_PARTS.format(before=100, after=0), limit=RUNTIME_BYTES - 1, limited_from="load")
+    assert (outcome.survived, outcome.failure) == (False, "killed at the limit")
+
+
+def test_what_was_held_before_the_baseline_only_is_not_the_peak(tmp_path: Path) -> None:
+    passing = "x = bytearray(b'1') * (100 << 20)\nannounce(Path(sys.argv[1]), 'runtime')\ndel x\nruntime ="
+    code = TWO_PARTS.format(before=1, after=1).replace("runtime =", passing)
+    outcome = run(tmp_path, code, limit=60 << 20, limited_from="load")
+    assert outcome.failure == ""
+    assert outcome.phases["start"] > 100 << 20
+    assert outcome.peak_dirty_bytes < 60 << 20
+
+
+def test_a_child_that_dies_before_its_baseline_has_none(tmp_path: Path) -> None:
+    outcome = run(tmp_path, "import os; os.abort()", limited_from="load")
+    assert (outcome.baseline_bytes, outcome.failure) == (None, "crashed with SIGABRT")
+
+
+def test_a_child_whose_parent_is_gone_does_not_go_on_unlimited(tmp_path: Path) -> None:
+    code = "from edgeq.validation.memory import await_limit; await_limit()"
+    ended = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert b"EOFError" in ended.stderr
+
+
+def test_without_a_named_phase_everything_counts(tmp_path: Path) -> None:
+    assert run(tmp_path, "pass").baseline_bytes == 0
 
 
 def test_announce_appends(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from edgeq.core.packing import pack_groups, pack_rows
 from edgeq.core.scheme import Scheme
 from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import CorruptInputError, EdgeqError, UnsafeInputError
-from edgeq.validation.onnx_weights import OnnxWeights, artifact_digest
+from edgeq.validation.onnx_weights import OnnxWeights, artifact_digest, read_entries
 
 Entry = dict[str, Any]
 
@@ -33,7 +34,7 @@ def random_tensor(scheme: Scheme, outputs: int, inputs: int, seed: int = 0) -> Q
     )
 
 
-def entry_of(tensor: QuantizedTensor, name: str, rows: list[int] | None = None) -> Entry:
+def entry_of(tensor: QuantizedTensor, name: str, rows: list[int] | None = None, container: int | None = None) -> Entry:
     scheme = tensor.scheme
     return {
         "bits": scheme.bits,
@@ -45,7 +46,12 @@ def entry_of(tensor: QuantizedTensor, name: str, rows: list[int] | None = None) 
         "scales": f"{name}.scales",
         "zero_points": None if tensor.zero_points is None else f"{name}.zero",
         "rows": rows or [0, tensor.shape[0]],
+        "container_bits": container,
     }
+
+
+def digest_of(tensor: QuantizedTensor) -> str:
+    return weights_digest([("w", tensor_digest("w", tensor))])
 
 
 def packed(tensor: QuantizedTensor, layout: str) -> dict[str, np.ndarray[Any, Any]]:
@@ -70,13 +76,22 @@ def save(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
     )
 
 
-def save_tensor(path: Path, tensor: QuantizedTensor, layout: str) -> Entry:
-    save(path, {f"w.{part}": value for part, value in packed(tensor, layout).items()})
-    return entry_of(tensor, "w")
+def save_tensor(path: Path, tensor: QuantizedTensor, layout: str, container: int | None = None) -> Entry:
+    """container: pack codes of fewer bits as those of a kernel that takes so many."""
+    held = tensor if container is None else in_container(tensor, container)
+    save(path, {f"w.{part}": value for part, value in packed(held, layout).items()})
+    return entry_of(tensor, "w", container=container)
+
+
+def in_container(tensor: QuantizedTensor, bits: int) -> QuantizedTensor:
+    """Without a zero point in the file, the kernel subtracts the middle of its own codes."""
+    scheme = replace(tensor.scheme, bits=bits)
+    moved = scheme.default_zero_point - tensor.scheme.default_zero_point if scheme.symmetric else 0
+    return replace(tensor, scheme=scheme, codes=tensor.codes + np.uint8(moved))
 
 
 SCHEMES = st.builds(
-    Scheme, bits=st.sampled_from([4, 8]), group_size=st.sampled_from([16, 32, None]), symmetric=st.booleans()
+    Scheme, bits=st.sampled_from([2, 3, 4, 8]), group_size=st.sampled_from([16, 32, None]), symmetric=st.booleans()
 )
 
 
@@ -87,7 +102,33 @@ def test_what_was_packed_is_read_back(tmp_path: Path, scheme: Scheme, layout: st
     (tmp_path / "model.onnx_data").unlink(missing_ok=True)
     entry = save_tensor(tmp_path / "model.onnx", tensor, layout)
     found = artifact_digest(tmp_path / "model.onnx", {"w": entry})
-    assert found == weights_digest([("w", tensor_digest("w", tensor))])
+    assert found == digest_of(tensor)
+
+
+@given(SCHEMES.filter(lambda scheme: scheme.bits < 4), st.sampled_from(["matmul", "gather"]), st.sampled_from([4, 8]))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_codes_in_a_container_are_read_back(tmp_path: Path, scheme: Scheme, layout: str, container: int) -> None:
+    tensor = random_tensor(scheme, 3, 40)
+    (tmp_path / "model.onnx_data").unlink(missing_ok=True)
+    entry = save_tensor(tmp_path / "model.onnx", tensor, layout, container)
+    found = OnnxWeights(tmp_path / "model.onnx").tensor(read_entries({"w": entry})["w"])
+    np.testing.assert_array_equal(found.codes, tensor.codes)
+    np.testing.assert_array_equal(found.dequantize(), tensor.dequantize())
+    assert artifact_digest(tmp_path / "model.onnx", {"w": entry}) == digest_of(tensor)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [2, 3])
+def test_codes_that_the_scheme_does_not_have_are_refused(tmp_path: Path, bits: int, symmetric: bool) -> None:
+    """Below its codes and above them: a container has room for both."""
+    tensor = random_tensor(Scheme(bits=bits, symmetric=symmetric), 3, 64)
+    for wrong in (0, 15) if symmetric else (1 << bits, 15):
+        held = in_container(tensor, 4)
+        held.codes[1, 5] = wrong
+        save(tmp_path / "model.onnx", {f"w.{part}": value for part, value in packed(held, "matmul").items()})
+        entry = entry_of(tensor, "w", container=4)
+        with pytest.raises(CorruptInputError):
+            artifact_digest(tmp_path / "model.onnx", {"w": entry})
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -102,7 +143,7 @@ def test_scales_in_two_bytes(tmp_path: Path, dtype: str) -> None:
     arrays = {f"w.{part}": value for part, value in packed(tensor, "matmul").items()}
     save(tmp_path / "model.onnx", arrays | {"w.scales": tensor.scales.ravel().astype(kind)})
     found = artifact_digest(tmp_path / "model.onnx", {"w": entry_of(tensor, "w")})
-    assert found == weights_digest([("w", tensor_digest("w", tensor))])
+    assert found == digest_of(tensor)
 
 
 @pytest.mark.parametrize(("bits", "inputs"), [(4, 40), (8, 40), (4, 33)])
@@ -192,6 +233,9 @@ def test_a_link_out_of_the_directory_is_refused(tmp_path: Path) -> None:
         {"symmetric": True},
         {"scales": "w.codes"},
         {"codes": "w.scales"},
+        {"container_bits": 2},
+        {"container_bits": 5},
+        {"container_bits": 8},
         {"extra": 1},
     ],
 )

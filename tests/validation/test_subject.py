@@ -31,6 +31,7 @@ def make_manifest(directory: Path) -> dict[str, Any]:
         "weights": {},
         "weights_digest": "abc",
         "runtime": {"threads": 4},
+        "profile": {"compute_unit": "gpu"},
         "files": [entry],
         "report": {"files": []},
     }
@@ -41,7 +42,7 @@ def test_a_manifest_becomes_paths_and_nouns(tmp_path: Path) -> None:
     assert subject.interface == INTERFACE
     assert subject.model == tmp_path / "model.onnx"
     assert subject.tokenizer is None
-    assert (subject.threads, subject.app_bytes, subject.wrong_file()) == (4, 5, "")
+    assert (subject.threads, subject.compute_unit, subject.app_bytes, subject.wrong_file()) == (4, "gpu", 5, "")
 
 
 @pytest.mark.parametrize("key", ["root", "model", "interface", "weights", "weights_digest", "runtime", "files"])

@@ -16,6 +16,8 @@ from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import UnsupportedModelError
 
 TABLE_SUFFIX = "_table"
+SMALLEST_INTEGER = 4
+"""Bits of the smallest integers that Core ML has: codes of 2 and 3 bits are stored as int4 or uint4."""
 
 
 class Constants:
@@ -36,10 +38,10 @@ class Constants:
         self.locations[name] = _location(value, tensor)
         if tensor.codebook is not None:
             return _with_table(value, tensor, tensor.codebook)
-        bits, zero = tensor.scheme.bits, tensor.scheme.default_zero_point
+        bits, zero = stored_bits(tensor.scheme), tensor.scheme.default_zero_point
         codes = _padded(tensor)
         if tensor.zero_points is None:
-            kind = types.nptype_from_builtin(types.int4 if bits == 4 else types.int8)
+            kind = types.nptype_from_builtin(types.int4 if bits == SMALLEST_INTEGER else types.int8)
             data = (codes.astype(np.int16) - zero).astype(np.int8).astype(kind)
             return Builder.constexpr_blockwise_shift_scale(data=data, scale=tensor.scales, name=value)
         kind = _unsigned(bits)
@@ -69,6 +71,11 @@ def padded_inputs(scheme: Scheme, inputs: int) -> int:
     return inputs if scheme.group_size is None else scheme.groups(inputs) * scheme.group_size
 
 
+def stored_bits(scheme: Scheme) -> int:
+    """Bits that a code takes: integers have 4 or 8, indices of a table as many as they need."""
+    return scheme.bits if scheme.codebook is not None else max(scheme.bits, SMALLEST_INTEGER)
+
+
 def table_rows(scheme: Scheme, outputs: int) -> int:
     """Rows that share a stored table. It must divide them all, so where a palette's rows do not, tables repeat."""
     return gcd(scheme.palette_rows or outputs, outputs)
@@ -96,7 +103,7 @@ def _is_exact(values: npt.NDArray[np.float32]) -> bool:
 
 
 def _unsigned(bits: int) -> Any:  # noqa: ANN401 - coremltools has no types
-    return types.nptype_from_builtin(types.uint4 if bits == 4 else types.uint8)
+    return types.nptype_from_builtin(types.string_to_builtin(f"uint{bits}"))
 
 
 def _padded(tensor: QuantizedTensor) -> npt.NDArray[np.uint8]:
@@ -105,7 +112,7 @@ def _padded(tensor: QuantizedTensor) -> npt.NDArray[np.uint8]:
 
 
 def _location(value: str, tensor: QuantizedTensor) -> WeightLocation:
-    scheme = tensor.scheme
+    scheme, bits = tensor.scheme, stored_bits(tensor.scheme)
     table = value + TABLE_SUFFIX if scheme.has_scales else value
     return WeightLocation(
         bits=scheme.bits,
@@ -120,4 +127,5 @@ def _location(value: str, tensor: QuantizedTensor) -> WeightLocation:
         codebook=None if scheme.codebook is None else f"{table}.lut",
         codebook_kind=scheme.codebook,
         palette_rows=scheme.palette_rows,
+        container_bits=None if bits == scheme.bits else bits,
     )

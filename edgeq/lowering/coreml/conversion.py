@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -12,7 +13,9 @@ from typing import Any
 import coremltools as ct
 import numpy as np
 import torch
+from coremltools.converters.mil.frontend.torch.ops import convert_single_node
 from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
+from coremltools.converters.mil.mil import Builder
 from coremltools.converters.mil.mil.passes.pass_pipeline import PassPipeline, PassPipelineManager
 from torch import fx, nn
 from torch.export import Dim, ExportedProgram, default_decompositions
@@ -26,12 +29,16 @@ SKIPPED = {
     "common::const_deduplication",  # it would merge weights that happen to be equal, and names are to stay
     "common::canonicalize_quantized_lut_pattern",  # it repeats a table for each group that has a scale
     "common::add_int16_cast",  # indices stay what they are
+    "common::divide_to_multiply",  # float16 does not hold 1 / 30, by which it would multiply for a cap of 30
 }
 SUMS = ("reduce_sum", "reduce_sum_square", "reduce_l2_norm")
 """They may exceed 65504 where their terms do not, so they are float32."""
 ANGLES = ("cast", "concat", "expand_dims", "matmul", "mul", "reshape", "squeeze", "tile", "transpose")
 """What lies between a position and its sine."""
 ENDLESS = 1e30
+REFUSALS = (NotImplementedError, RuntimeError, ValueError)
+"""How torch.export and coremltools say that they do not take a model. Other errors are defects: theirs, where a model's
+operator is converted, else ours."""
 
 
 def convert(
@@ -40,9 +47,11 @@ def convert(
     """The program of `module`, whose only function is `main` and whose result, float32, is called `output`.
 
     `longest`: the second axis of all inputs has a length of 1 to this; None: their shapes are those of the examples.
-    Raises UnsupportedModelError.
+    Raises UnsupportedModelError where torch cannot trace it, and where coremltools does not know an operator or cannot
+    convert how the model uses it; what goes wrong in this package's own converters is raised as it is.
     """
     exported = _export(module, examples, longest)
+    Builder.name_count.clear()  # else names go on from what this process converted or opened before
     try:
         with converters.registered(), _quiet():
             program = ct.convert(
@@ -55,8 +64,13 @@ def convert(
             )
             PassPipelineManager.apply_pipeline(program, PassPipeline.get_pipeline("backend_mlprogram"))
             return program
-    except (NotImplementedError, ValueError, RuntimeError, TypeError, AttributeError, KeyError) as error:
-        raise _unsupported("coremltools could not convert", error) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # coremltools has no common error type
+        operator = _operator(error)
+        if operator in converters.own or (operator is None and not isinstance(error, REFUSALS)):
+            raise
+        raise _unsupported(f"coremltools could not convert {operator or 'the operators of'}", error) from error
 
 
 def _export(module: nn.Module, examples: tuple[torch.Tensor, ...], longest: int | None) -> ExportedProgram:
@@ -67,9 +81,7 @@ def _export(module: nn.Module, examples: tuple[torch.Tensor, ...], longest: int 
         with quiet_torch(), torch.no_grad():
             exported = torch.export.export(module.eval(), examples, dynamic_shapes=shapes, strict=False)
             return _with_finite_numbers(_decomposed(exported.run_decompositions({})))
-    except UnsupportedModelError:
-        raise
-    except Exception as error:  # torch.export has no common error type
+    except REFUSALS as error:
         raise _unsupported("torch could not trace", error) from error
 
 
@@ -92,9 +104,6 @@ def _is_known(node: fx.Node) -> bool:
 def _with_finite_numbers(exported: ExportedProgram) -> ExportedProgram:
     """Numbers that stand for infinity become some that float16 holds: an infinity times 0 is not a number."""
     for node in exported.graph.nodes:
-        if node.target is torch.ops.aten.gelu.default and "approximate" in node.kwargs:
-            node.args = (*node.args, node.kwargs["approximate"])  # coremltools reads it by position only, silently
-            node.kwargs = {}
         node.args = fx.node.map_aggregate(node.args, _finite)
         node.kwargs = fx.node.map_aggregate(node.kwargs, _finite)
     return exported
@@ -123,10 +132,19 @@ def _pipeline() -> Any:  # noqa: ANN401 - coremltools has no types
     return pipeline
 
 
+def _operator(error: Exception) -> str | None:
+    """The torch operator that was being converted, as coremltools calls it; None where it was something else."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code is convert_single_node.__code__:
+            return str(frame.f_locals["node"].kind)
+    return None
+
+
 def _unsupported(what: str, error: Exception) -> UnsupportedModelError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    lines = str(error).strip().splitlines()
+    reason = f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
     return UnsupportedModelError(
-        f"{what} this model for Core ML ({reason[:200]}).", remedy="Use --format onnx or --format executorch."
+        f"{what} this model for Core ML ({reason}).", remedy="Use --format onnx or --format executorch."
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 from coremltools.converters.mil.frontend.torch.torch_op_registry import _TORCH_OPS_REGISTRY
-from coremltools.converters.mil.mil import Builder
+from coremltools.converters.mil.mil import Builder, types
+from coremltools.converters.mil.mil.ops.defs._utils import promote_input_dtypes
 
 from edgeq.lowering.coreml.constants import Constants, padded_inputs
 from edgeq.lowering.coreml.operators import NAMESPACE
@@ -25,24 +26,27 @@ class Converters:
         self.store, self.constants = store, constants
         self.names = {number: name for name, number in numbers.items()}
         self.emitted: dict[int, Value] = {}
+        self.own: dict[str, Callable[[Any, Any], None]] = {
+            f"{NAMESPACE}::linear": self._linear,
+            f"{NAMESPACE}::embedding": self._embedding,
+            f"{NAMESPACE}::rms_norm": self._rms_norm,
+            f"{NAMESPACE}::update_cache": self._update_cache,
+            "alias": _alias,
+            "gelu": _gelu,
+            "where.self": _where,
+        }
+        """By the names that the frontend has for operators."""
 
     @contextmanager
     def registered(self) -> Iterator[None]:
         """The torch frontend knows these operators within the block."""
         known = _TORCH_OPS_REGISTRY.name_to_func_mapping
-        own: dict[str, Callable[[Any, Any], None]] = {
-            f"{NAMESPACE}::linear": self._linear,
-            f"{NAMESPACE}::embedding": self._embedding,
-            f"{NAMESPACE}::rms_norm": self._rms_norm,
-            f"{NAMESPACE}::update_cache": self._update_cache,
-            "alias": self._alias,
-        }
-        before = {name: known[name] for name in own if name in known}
-        known.update(own)
+        before = {name: known[name] for name in self.own if name in known}
+        known.update(self.own)
         try:
             yield
         finally:
-            for name in own:
+            for name in self.own:
                 del known[name]
             known.update(before)
 
@@ -102,5 +106,24 @@ class Converters:
         end = Builder.add(x=begin, y=np.array(new.shape, np.int32))
         context.add(Builder.slice_update(x=cache, update=new, begin=begin, end=end, name=node.name))
 
-    def _alias(self, context: Any, node: Any) -> None:  # noqa: ANN401
-        context.add(context[node.inputs[0]], node.name)
+
+def _alias(context: Any, node: Any) -> None:  # noqa: ANN401
+    context.add(context[node.inputs[0]], node.name)
+
+
+def _gelu(context: Any, node: Any) -> None:  # noqa: ANN401
+    """coremltools reads the approximation by position only, and ignores it, silently, where it has a name."""
+    named = (node.kwinputs or {}).get("approximate", [])
+    (approximate,) = [*node.inputs[1:], *named] or ["none"]
+    mode = {"none": "EXACT", "tanh": "TANH_APPROXIMATION"}[approximate]
+    context.add(Builder.gelu(x=context[node.inputs[0]], mode=mode, name=node.name))
+
+
+def _where(context: Any, node: Any) -> None:  # noqa: ANN401
+    """coremltools takes the result's shape from the two values alone, even where the condition has a larger one."""
+    condition, *values = (context[name] for name in node.inputs)
+    x, y = promote_input_dtypes(values)
+    if condition.shape not in (x.shape, y.shape):
+        ones = Builder.cast(x=condition, dtype=types.builtin_to_string(x.dtype))
+        x = Builder.add(x=x, y=Builder.mul(x=ones, y=types.nptype_from_builtin(x.dtype)(0)))
+    context.add(Builder.select(cond=condition, a=x, b=y, name=node.name))

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from edgeq.core.artifact import Artifact, Interface
+from edgeq.core.artifact import Artifact, Interface, container_notes
 from edgeq.core.model import ModelInfo
 from edgeq.core.target import TargetProfile
 from edgeq.lowering.capture import CapturedModel, capture
@@ -53,7 +53,7 @@ def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progres
         interface=_interface(store, model, names, output),
         weights_digest=store.weights_digest,
         weights=constants.locations,
-        notes=_notes(captured, store),
+        notes=(*_notes(captured, store), *container_notes(constants.locations, "Core ML's integers")),
     )
 
 

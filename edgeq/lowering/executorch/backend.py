@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch.export import ExportedProgram
 
 from edgeq.core.artifact import Interface
@@ -17,20 +18,22 @@ from edgeq.lowering.quiet import quiet_torch
 def to_pte(program: ExportedProgram, interface: Interface, longest: int) -> bytes:
     """The file's bytes. longest: the most tokens of one call.
 
+    The newer to_edge_transform_and_lower traces the whole program three times to decompose it, each time seconds per
+    layer, as it asks the partitioner about every product; here those that must stay whole are known beforehand.
+
     Raises UnsupportedModelError where ExecuTorch cannot lower the program, or did not keep its weights packed.
     """
     import executorch.kernels.quantized  # noqa: F401 - registers the quantized embeddings
-    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
+    from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
 
     largest = weight_bytes(program)
     try:
         with quiet_torch(), unchanged_graphs_kept():
-            edge = to_edge_transform_and_lower(
+            edge = to_edge(
                 {"forward": program},
-                partitioner=[partitioner()],
-                compile_config=EdgeCompileConfig(_check_ir_validity=False),
+                compile_config=EdgeCompileConfig(_check_ir_validity=False, preserve_ops=products()),
                 constant_methods=metadata(interface, longest) or None,
-            )
+            ).to_backend(partitioner())
             lowered = edge.to_executorch(ExecutorchBackendConfig(do_quant_fusion_and_const_prop=True))
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -41,6 +44,14 @@ def to_pte(program: ExportedProgram, interface: Interface, longest: int) -> byte
     pte: bytes = lowered.buffer
     check(pte, largest)
     return pte
+
+
+def products() -> list[Any]:
+    """The operators that XNNPACK takes whole, with quantized weights and activations."""
+    import torchao.quantization  # noqa: F401 - registers its operators
+
+    quantizing = ("choose_qparams_affine", "quantize_affine", "dequantize_affine")
+    return [torch.ops.aten.linear.default, *(getattr(torch.ops.torchao, name).default for name in quantizing)]
 
 
 def metadata(interface: Interface, longest: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from edgeq.errors import UnsupportedModelError
 
 GROUP_MULTIPLE = 32
 CONTAINER_BITS = 4
-"""Of products with fewer bits, as XNNPACK multiplies with 4 or 8; of 3-bit tables, as there are look-ups in 2, 4 and 8."""
+"""Of products with fewer bits, as XNNPACK multiplies with 4 or 8; of 3-bit tables, as look-ups take 2, 4 and 8."""
 CODES_PER_BYTE_OF_TWO_BITS = 4
 Activations = Literal["int8", "split", "float32"]
 """How a linear takes its input. XNNPACK rounds each token to 8 bits, in steps that its largest value sets; "split" does
@@ -67,7 +67,7 @@ def in_product(tensor: QuantizedTensor) -> QuantizedTensor:
 def in_table(tensor: QuantizedTensor) -> QuantizedTensor:
     """The same weights in bits that the embedding kernels look up: whole bytes of 2-bit codes, else 4 or 8."""
     bits, inputs = tensor.scheme.bits, tensor.shape[1]
-    is_native_two = bits == 2 and inputs % CODES_PER_BYTE_OF_TWO_BITS == 0  # noqa: PLR2004
+    is_native_two = bits == 2 and inputs % CODES_PER_BYTE_OF_TWO_BITS == 0
     return tensor if bits >= CONTAINER_BITS or is_native_two else tensor.widened(CONTAINER_BITS)
 
 

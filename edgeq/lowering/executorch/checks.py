@@ -15,7 +15,7 @@ from edgeq.errors import UnsupportedModelError
 from edgeq.lowering.executorch.kernels import llama_ops
 
 BACKEND = "XnnpackBackend"
-BITS = {"torch.int4": 4, "torch.int8": 8}
+BITS = {"torch.int2": 2, "torch.int4": 4, "torch.int8": 8}
 SLACK_BYTES = 64 << 10
 DELEGATE_BYTES = 8 << 10
 """What one delegate's graph may take: measured 0.5 to 3 kB."""

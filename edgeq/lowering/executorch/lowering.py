@@ -28,7 +28,8 @@ from edgeq.store import QuantizedModel
 MODEL_FILE = "model.pte"
 PREFILL_TOKENS = 256
 """The longest chunk of a prompt: the planned arena holds the activations of the longest input, whatever is run."""
-PROBES, LONGEST_PROBE = 6, 64
+PROBES = {"feature-extraction": 6, "text-generation": 2}
+LONGEST_PROBE = 64
 """Texts, and tokens of each, on which the rounding of activations is measured before lowering."""
 
 ACTIVATIONS_NOTE = (
@@ -91,6 +92,7 @@ def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progres
         weights=weights,
         notes=(
             ACTIVATIONS_NOTE,
+            *_split_notes(kernels),
             *_memory_notes(directory / MODEL_FILE, kernels),
             *container_notes(weights, "ExecuTorch's kernels"),
         ),
@@ -105,7 +107,7 @@ def build(store: QuantizedModel, context_length: int) -> tuple[nn.Module, tuple[
     kernels = prepare(captured, store, context_length)
     module, names = _module(captured, store, kernels)
     probes = [torch.tensor([ids[:LONGEST_PROBE]]) for ids in evaluation_inputs(store.source_directory, store.info)]
-    split_where_needed(kernels, lambda: _outputs(module, probes[:: -(-len(probes) // PROBES)]))
+    split_where_needed(kernels, lambda: _outputs(module, probes[:: -(-len(probes) // PROBES[store.info.task])]))
     return module, names, kernels
 
 

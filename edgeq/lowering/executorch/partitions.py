@@ -23,6 +23,10 @@ def partitioner() -> Any:  # noqa: ANN401 - executorch has no types
     from torch.fx.passes.infra.partitioner import Partition
 
     class AcyclicPartitioner(XnnpackPartitioner):  # type: ignore[misc]
+        def partition(self, exported_program: Any) -> Any:  # noqa: ANN401
+            """Without XNNPACK's own word before it, a warning that there is a newer way to call it."""
+            return super(XnnpackPartitioner, self).partition(exported_program)
+
         def generate_partitions(self, ep: Any) -> list[Partition]:  # noqa: ANN401
             found: list[Partition] = super().generate_partitions(ep)
             if is_acyclic(ep.graph, [list(one.nodes) for one in found]):

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeq.core.artifact import TABLE_SUFFIX, WeightLocation
+from edgeq.core.packing import pack_rows
 from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import UnsupportedModelError
-from edgeq.lowering.executorch.carriers import padded
+from edgeq.lowering.executorch.carriers import in_product, in_table, padded
 from edgeq.lowering.executorch.kernels import ExecuTorchKernels, key
 from edgeq.lowering.stateful import quantized_weight
 from edgeq.store import QuantizedModel
@@ -71,7 +71,7 @@ def place(pte: bytes, store: QuantizedModel, kernels: ExecuTorchKernels) -> dict
 
 def _linear(places: Places, name: str, tensor: QuantizedTensor) -> WeightLocation:
     """XNNPACK's layout: for 4 bits two codes a byte, the lower half first, and bfloat16 scales."""
-    shape, tensor = tensor.shape, padded(tensor)
+    original, tensor = tensor, padded(in_product(tensor))
     if tensor.scheme.bits == 4:
         codes = tensor.codes[:, 0::2] | (tensor.codes[:, 1::2] << 4)
         scales: Array = (tensor.scales.view(np.uint32) >> 16).astype(np.uint16)
@@ -82,21 +82,26 @@ def _linear(places: Places, name: str, tensor: QuantizedTensor) -> WeightLocatio
         zeros = tensor.zero_points.astype(np.float32) - tensor.scheme.default_zero_point
         correction = -(tensor.scales * zeros)
         zero_points = places.of(name, "zero points", (correction, correction.T))
-    location = _location(tensor, places.of(name, "codes", (codes,)), places.of(name, "scales", (scales,)), zero_points)
-    return replace(location, shape=shape)
+    return _location(
+        original, tensor, places.of(name, "codes", (codes,)), places.of(name, "scales", (scales,)), zero_points
+    )
 
 
 def _table(places: Places, name: str, tensor: QuantizedTensor) -> WeightLocation:
-    """The quantized embedding's layout: for 4 bits two codes a byte, the upper half first, and float32 scales."""
+    """The quantized embedding's layout: for 4 bits two codes a byte, the upper half first; for 2 bits four, the lowest
+    first; and float32 scales."""
+    original, tensor = tensor, in_table(tensor)
     codes: Array = _signed(tensor)
-    if tensor.scheme.bits == 4:
+    if tensor.scheme.bits == 2:
+        codes = pack_rows(tensor.codes, 2)
+    elif tensor.scheme.bits == 4:
         codes = (tensor.codes[:, 0::2] << 4) | tensor.codes[:, 1::2]
     zero_points = None
     if tensor.zero_points is not None:
         zeros = tensor.zero_points.astype(np.float32) - tensor.scheme.default_zero_point
         zero_points = places.of(name, "zero points", (zeros, zeros.astype(np.int8)))
     return _location(
-        tensor, places.of(name, "codes", (codes,)), places.of(name, "scales", (tensor.scales,)), zero_points
+        original, tensor, places.of(name, "codes", (codes,)), places.of(name, "scales", (tensor.scales,)), zero_points
     )
 
 
@@ -104,8 +109,10 @@ def _signed(tensor: QuantizedTensor) -> npt.NDArray[np.int8]:
     return (tensor.codes.astype(np.int16) - tensor.scheme.default_zero_point).astype(np.int8)
 
 
-def _location(tensor: QuantizedTensor, codes: str, scales: str, zero_points: str | None) -> WeightLocation:
-    scheme = tensor.scheme
+def _location(
+    tensor: QuantizedTensor, held: QuantizedTensor, codes: str, scales: str, zero_points: str | None
+) -> WeightLocation:
+    scheme, bits = tensor.scheme, held.scheme.bits
     return WeightLocation(
         bits=scheme.bits,
         group_size=scheme.group_size,
@@ -116,6 +123,7 @@ def _location(tensor: QuantizedTensor, codes: str, scales: str, zero_points: str
         scales=scales,
         zero_points=zero_points,
         rows=(0, tensor.shape[0]),
+        container_bits=None if bits == scheme.bits else bits,
     )
 
 

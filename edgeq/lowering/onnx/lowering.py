@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from edgeq.core.artifact import Artifact, Interface
+from edgeq.core.artifact import Artifact, Interface, container_notes
 from edgeq.core.model import ModelInfo
 from edgeq.core.target import TargetProfile
 from edgeq.files import write_atomic
@@ -46,16 +46,17 @@ def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progres
     captured = capture(info, store.source_directory, context_length)
     captured = replace(captured, program=decompose_unsupported(captured.program, CONVERTERS))
     data = ExternalData(directory)
-    weights = Weights(store, data)
+    weights = Weights(store, data, target.accuracy_level)
     signature = Signature(info, GraphBuilder(), captured.tables)
     if not signature.is_language_model:
         _declare_encoder_inputs(captured, signature)
-    translator = Translator(captured, weights, signature, CONVERTERS, target.accuracy_level)
+    translator = Translator(captured, weights, signature, CONVERTERS)
     results = translator.run()
     model = _assemble(signature, data, results, info)
     progress.stage("writing the weights")
     data.write(progress)
     write_atomic(directory / MODEL_FILE, lambda path: ir.save(model, path))
+    placed = weights.placed()
     return Artifact(
         format="onnx",
         directory=directory,
@@ -63,8 +64,8 @@ def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progres
         files=(MODEL_FILE, DATA_FILE),
         interface=_interface(store, signature, model, context_length),
         weights_digest=store.weights_digest,
-        weights=weights.placed(),
-        notes=(PLAIN_NOTE,) if captured.plain else (),
+        weights=placed,
+        notes=((PLAIN_NOTE,) if captured.plain else ()) + container_notes(placed, "ONNX Runtime's CPU kernels"),
     )
 
 

@@ -97,9 +97,9 @@ def matmul_n_bits(t: Translator, x: ir.Value, matrix: Matrix, bias: ir.Value | N
     attributes = {
         "K": matrix.inputs,
         "N": matrix.outputs,
-        "bits": matrix.scheme.bits,
+        "bits": matrix.bits,
         "block_size": matrix.block,
-        "accuracy_level": t.accuracy_level,
+        "accuracy_level": t.weights.accuracy_level,
     }
     return t.graph.op("MatMulNBits", *inputs, attributes=attributes, domain=MICROSOFT)
 
@@ -145,11 +145,11 @@ def _quantized_embedding(t: Translator, name: str, ids: ir.Value) -> ir.Value:
     """The table reads the same bytes as a tied head: `[rows, groups, bytes]` seen as `[rows, groups * bytes]`."""
     matrix = t.weights.matrix((name,))
     groups = -(-matrix.inputs // matrix.block)
-    shape = (matrix.outputs, groups * matrix.block * matrix.scheme.bits // 8)
+    shape = (matrix.outputs, groups * matrix.block * matrix.bits // 8)
     rows = rows_name(str(matrix.codes.name))
     table = t.weights.data.values.get(rows) or t.weights.data.alias(rows, matrix.codes, shape)
     inputs = [table, ids, matrix.scales] + ([] if matrix.zero_points is None else [matrix.zero_points])
-    attributes = {"bits": matrix.scheme.bits, "block_size": matrix.block, "gather_axis": 0, "quantize_axis": 1}
+    attributes = {"bits": matrix.bits, "block_size": matrix.block, "gather_axis": 0, "quantize_axis": 1}
     output = t.graph.op("GatherBlockQuantized", *inputs, attributes=attributes, domain=MICROSOFT)
     if matrix.inputs == groups * matrix.block:
         return output

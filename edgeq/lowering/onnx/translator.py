@@ -35,14 +35,12 @@ class Translator:
         weights: Weights,
         signature: Signature,
         converters: dict[Any, Converter],
-        accuracy_level: int,
     ) -> None:
         self.captured = captured
         self.converters = converters
         self.weights = weights
         self.graph = signature.graph
         self.signature = signature
-        self.accuracy_level = accuracy_level
         self.values: dict[fx.Node, Result] = {}
         self.linears = LinearGroups(captured, weights)
         self.products: dict[LinearGroup, ir.Value] = {}

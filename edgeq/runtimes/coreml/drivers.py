@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeq.core.artifact import Interface
+from edgeq.core.target import ComputeUnit
 from edgeq.errors import CorruptInputError
 from edgeq.runtimes import generation
 from edgeq.runtimes.coreml.executor import open_executor
@@ -26,10 +27,16 @@ class TextGenerator(generation.TextGenerator):
     """
 
     def __init__(
-        self, model_path: Path, interface: Interface, *, tokenizer_path: Path | None = None, threads: int = 0
+        self,
+        model_path: Path,
+        interface: Interface,
+        *,
+        compute_unit: ComputeUnit = "cpu",
+        tokenizer_path: Path | None = None,
+        threads: int = 0,
     ) -> None:
         """Raises CorruptInputError, UnsafeInputError, RuntimeUnavailableError, UnsupportedModelError."""
-        self._executor = open_executor(model_path, threads=threads)
+        self._executor = open_executor(model_path, compute_unit=compute_unit, threads=threads)
         self.executed_by = self._executor.executed_by
         functions = self._executor.package.inputs
         if DECODE not in functions:
@@ -82,10 +89,16 @@ class Encoder(generation.Encoder):
     """A sentence encoder; the package takes one sequence at a time. `executed_by` as for TextGenerator."""
 
     def __init__(
-        self, model_path: Path, interface: Interface, *, tokenizer_path: Path | None = None, threads: int = 0
+        self,
+        model_path: Path,
+        interface: Interface,
+        *,
+        compute_unit: ComputeUnit = "cpu",
+        tokenizer_path: Path | None = None,
+        threads: int = 0,
     ) -> None:
         """Raises as TextGenerator."""
-        self._executor = open_executor(model_path, threads=threads)
+        self._executor = open_executor(model_path, compute_unit=compute_unit, threads=threads)
         self.executed_by = self._executor.executed_by
         self._function, inputs = next(iter(self._executor.package.inputs.items()))
         if set(inputs) != set(interface.inputs):

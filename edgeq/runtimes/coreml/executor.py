@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.core.target import ComputeUnit
 from edgeq.runtimes.coreml.package import Package, open_package
 from edgeq.runtimes.coreml.predict import PredictExecutor
 
@@ -30,14 +31,15 @@ class Executor(Protocol):
         """Set all states to zero."""
 
 
-def open_executor(path: Path, *, threads: int = 0) -> Executor:
-    """The package at `path` in what runs it here. `threads` are for the interpreter; 0: one per core.
+def open_executor(path: Path, *, compute_unit: ComputeUnit, threads: int = 0) -> Executor:
+    """The package at `path` in what runs it here. `compute_unit` is for Core ML, `threads` for the interpreter; 0: one
+    per core.
 
     Raises CorruptInputError, UnsafeInputError, RuntimeUnavailableError, UnsupportedModelError.
     """
     package = open_package(path)
     if sys.platform == "darwin":
-        return PredictExecutor(package)
+        return PredictExecutor(package, compute_unit)
     from edgeq.runtimes.coreml.interpreter import Interpreter
 
     return Interpreter(package, threads=threads)

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.core.target import ComputeUnit
 from edgeq.errors import CorruptInputError, RuntimeUnavailableError
 from edgeq.runtimes.coreml.package import Package, import_coremltools
 from edgeq.runtimes.generation import first_line
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
+UNITS: dict[ComputeUnit, str] = {"cpu": "CPU_ONLY", "gpu": "CPU_AND_GPU", "neural_engine": "CPU_AND_NE"}
+"""Names of coremltools' `ComputeUnit`; what the unit does not run, the CPU does."""
 
 
 class PredictExecutor:
@@ -21,9 +24,10 @@ class PredictExecutor:
 
     executed_by = "Core ML"
 
-    def __init__(self, package: Package) -> None:
+    def __init__(self, package: Package, compute_unit: ComputeUnit) -> None:
         """Raises RuntimeUnavailableError, CorruptInputError where Core ML refuses the package."""
         self.package = package
+        self._unit = compute_unit
         several = len(package.inputs) > 1
         self._models = {name: self._load(name if several else None) for name in package.inputs}
         self.reset()
@@ -53,7 +57,8 @@ class PredictExecutor:
     def _load(self, function: str | None) -> Any:  # noqa: ANN401 - coremltools has no types
         coremltools = import_coremltools()
         try:
-            return coremltools.models.MLModel(str(self.package.path), function_name=function)
+            units = getattr(coremltools.ComputeUnit, UNITS[self._unit])
+            return coremltools.models.MLModel(str(self.package.path), compute_units=units, function_name=function)
         except Exception as error:
             raise CorruptInputError(
                 f"Core ML refuses {self.package.path.name}: {first_line(error)}", remedy="Export the bundle again."

@@ -26,7 +26,7 @@ from edgeq.store import QuantizedModel
 NAME = "layer.weight"
 SCHEMES = [
     Scheme(bits=bits, group_size=group_size, symmetric=symmetric, scale_dtype="float16")
-    for bits in (4, 8)
+    for bits in (2, 3, 4, 8)
     for group_size in (None, 16)
     for symmetric in (True, False)
 ]
@@ -34,7 +34,7 @@ CODEBOOKS = [
     Scheme(bits=4, group_size=16, symmetric=True, scale_dtype="float16", codebook="nf4"),
     *(
         Scheme(bits=bits, group_size=None, symmetric=True, scale_dtype="float16", codebook="palette", palette_rows=rows)
-        for bits, rows in ((4, None), (4, 4), (4, 8), (8, None))
+        for bits, rows in ((2, 4), (3, None), (4, None), (4, 4), (4, 8), (6, 8), (8, None))
     ),
 ]
 """Of the 12 rows of a test, 8 leave 4 for the last table."""

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from coremltools.converters.mil.mil import Builder
 
 from edgeq.core.scheme import Scheme
 from edgeq.errors import OutputError
@@ -25,6 +26,13 @@ def test_the_same_bytes_every_time(tmp_path: Path) -> None:
     )
     assert set(first) == set(FILES)
     assert first == second
+
+
+def test_the_same_bytes_whatever_else_was_named_before(tmp_path: Path) -> None:
+    tensor = random_tensor(SCHEME, inputs=41)  # padded, by operations that nobody names
+    first = bytes_of(product_package(tmp_path / "a", tensor)[0])
+    Builder.name_count.update(pad=7, const=5, constexpr_blockwise_shift_scale=3)
+    assert bytes_of(product_package(tmp_path / "b", tensor)[0]) == first
 
 
 def test_a_package_is_written_over_an_older_one(tmp_path: Path) -> None:

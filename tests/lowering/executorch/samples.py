@@ -75,7 +75,9 @@ class Chain(nn.Module):
         self.kernels, self.tables, self.linears = kernels, tables, linears
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        x = torch.cat([self.kernels.embedding(name, ids) for name in self.tables], dim=-1)
+        x = self.kernels.embedding(self.tables[0], ids)
+        for name in self.tables[1:]:  # one by one: XNNPACK takes no more than five at once
+            x = torch.cat((x, self.kernels.embedding(name, ids)), dim=-1)
         for name in self.linears:
             x = torch.tanh(self.kernels.linear(name, x, None))
         return x

@@ -11,19 +11,29 @@ import torch
 from edgeq.core.scheme import Scheme
 from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import UnsupportedModelError
-from edgeq.lowering.executorch.carriers import QuantizedLinear, carrier, check_table, padded
+from edgeq.lowering.executorch.carriers import QuantizedLinear, carrier, check_table, in_product, in_table, padded
 from tests.lowering.executorch.samples import random_tensor, scheme
 
 OUTPUTS, INPUTS = 6, 96
-TABLES = [scheme(bits, group, symmetric=even) for bits in (4, 8) for group in (None, 16) for even in (True, False)]
-LINEARS = [scheme(4, group, symmetric=symmetric) for group in (None, 32, 64) for symmetric in (True, False)]
+TABLES = [
+    scheme(bits, group, symmetric=symmetric)
+    for bits in (2, 3, 4, 8)
+    for group in (None, 16)
+    for symmetric in (True, False)
+]
+LINEARS = [
+    scheme(bits, group, symmetric=symmetric)
+    for bits in (2, 3, 4)
+    for group in (None, 32, 64)
+    for symmetric in (True, False)
+]
 LINEARS += [scheme(8, None, symmetric=symmetric) for symmetric in (True, False)]
 
 
 @pytest.mark.parametrize("chosen", TABLES, ids=Scheme.label)
 def test_rows_of_a_table_are_the_dequantized_ones(chosen: Scheme) -> None:
     tensor = random_tensor(chosen, OUTPUTS, INPUTS)
-    table = carrier(tensor, zero_points=True, int8_activations=False)
+    table = carrier(in_table(tensor), zero_points=True, int8_activations=False)
     rows = torch.nn.functional.embedding(torch.tensor([4, 0, 4]), table)
     np.testing.assert_array_equal(rows.numpy(), tensor.dequantize()[[4, 0, 4]])
 
@@ -37,10 +47,27 @@ def test_products_differ_from_exact_ones_by_the_rounding_of_activations_only(cho
     # A token's activations are rounded to 255 steps between their smallest and their largest: each is off by half a
     # step at most. What zero points are multiplied with is not rounded, so the codes carry the error alone.
     steps = (x.amax(-1).clamp(min=0) - x.amin(-1).clamp(max=0)) / 255
-    signed = torch.from_numpy(tensor.codes.astype(np.float32) - chosen.default_zero_point)
+    signed = torch.from_numpy(in_product(tensor).integers().astype(np.float32))
     per_input = torch.from_numpy(np.repeat(tensor.scales, padded(tensor).shape[1] // tensor.scales.shape[1], 1))
     largest = (signed.abs() * per_input[:, :INPUTS].abs()).sum(1)
     assert ((found - x @ weights.T).abs() <= 0.51 * steps[:, None] * largest[None] + 1e-4).all()
+
+
+@pytest.mark.parametrize("bits", [2, 3])
+def test_zero_points_of_few_bits_cost_no_second_product(bits: int) -> None:
+    tensor = random_tensor(scheme(bits, 32, symmetric=False), OUTPUTS, INPUTS)
+    held = in_product(tensor)
+    np.testing.assert_array_equal(held.dequantize(), tensor.dequantize())
+    assert (held.scheme.bits, held.scheme.symmetric) == (4, True)
+    assert QuantizedLinear("w", tensor).correction is None
+
+
+def test_tables_of_two_bits_stay_where_rows_are_whole_bytes() -> None:
+    tensor = random_tensor(scheme(2, None, symmetric=False), OUTPUTS, INPUTS)
+    assert in_table(tensor) is tensor
+    odd = random_tensor(scheme(2, None, symmetric=False), OUTPUTS, 30)
+    assert in_table(odd).scheme.bits == 4
+    np.testing.assert_array_equal(in_table(odd).dequantize(), odd.dequantize())
 
 
 def test_a_bias_is_added() -> None:

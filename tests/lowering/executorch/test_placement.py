@@ -24,12 +24,17 @@ ROWS, WIDTH = 25, 32  # a row more than what aligns the scales
 TABLES = {
     "t4": random_tensor(scheme(4, 16, symmetric=False), ROWS, WIDTH, 1),
     "t4s": random_tensor(scheme(4, None, symmetric=True), ROWS, WIDTH, 2),
+    "t2": random_tensor(scheme(2, 16, symmetric=False), ROWS, WIDTH, 11),
+    "t3": random_tensor(scheme(3, None, symmetric=True), ROWS, WIDTH, 12),
     "t8": random_tensor(scheme(8, 16, symmetric=False), ROWS, WIDTH, 3),
     "t8s": random_tensor(scheme(8, None, symmetric=True), ROWS, WIDTH, 4),
 }
 LINEARS = {
-    "l4": random_tensor(scheme(4, 32, symmetric=True), 80, 4 * WIDTH, 5),
+    "l4": random_tensor(scheme(4, 32, symmetric=True), 80, 6 * WIDTH, 5),
     "l4 short": random_tensor(scheme(4, 32, symmetric=False), 64, 80, 6),
+    "l3": random_tensor(scheme(3, 32, symmetric=False), 64, 64, 13),
+    "l2": random_tensor(scheme(2, 32, symmetric=False), 64, 64, 14),
+    "l3 even": random_tensor(scheme(3, None, symmetric=True), 64, 64, 15),
     "l8": random_tensor(scheme(8, None, symmetric=True), 32, 64, 7),
     "l8 asym": random_tensor(scheme(8, None, symmetric=False), 32, 32, 8),
     "l4 channel": random_tensor(scheme(4, None, symmetric=True), 16, 32, 9),
@@ -60,6 +65,8 @@ def digest_of(tensors: dict[str, QuantizedTensor]) -> str:
 def test_the_digest_of_the_file_is_that_of_the_codes(pte: bytes, kernels: ExecuTorchKernels, tmp_path: Path) -> None:
     places = place(pte, kernels.store, kernels)
     assert set(places) == set(TENSORS)
+    containers = {name: where.container_bits for name, where in places.items() if where.container_bits is not None}
+    assert containers == dict.fromkeys(("t3", "l3", "l2", "l3 even"), 4)
     assert {where.codes.partition(":")[0] for name, where in places.items() if name in TABLES} == {"constant"}
     assert {where.codes.partition(":")[0] for name, where in places.items() if name in LINEARS} == {"named"}
     (tmp_path / "model.pte").write_bytes(pte)

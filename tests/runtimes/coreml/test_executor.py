@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeq.core.target import ComputeUnit
 from edgeq.errors import CorruptInputError, RuntimeUnavailableError
 from edgeq.runtimes.coreml import Encoder, TextGenerator, executor
 from edgeq.runtimes.coreml.interpreter import Interpreter
@@ -23,8 +24,10 @@ class FakeModel:
     """coremltools' MLModel on a Mac: one function, a state that comes from outside."""
 
     fails: str = ""
+    units: set[str]
 
-    def __init__(self, path: str, function_name: str | None = None) -> None:
+    def __init__(self, path: str, *, compute_units: Any, function_name: str | None = None) -> None:  # noqa: ANN401
+        self.units.add(compute_units.name)
         if FakeModel.fails == "load":
             raise RuntimeError("cannot compile\nand more")
         self._interpreter = Interpreter(open_package(Path(path)))
@@ -57,6 +60,7 @@ def mac(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     monkeypatch.setattr(import_coremltools().models, "MLModel", FakeModel)
     monkeypatch.setattr(FakeModel, "fails", "")
+    monkeypatch.setattr(FakeModel, "units", set(), raising=False)
     CALLS.clear()
 
 
@@ -73,6 +77,16 @@ def test_on_a_mac_one_function_has_no_name_and_no_state(packages: Path, mac: Non
     encoder = Encoder(packages / "encoder.mlpackage", models.ENCODER)
     np.testing.assert_allclose(encoder.forward([[1, 2]]), models.TABLE[[1, 2]].mean(0)[None])
     assert CALLS == [(None, False)]
+
+
+@pytest.mark.parametrize(
+    ("unit", "name"), [("cpu", "CPU_ONLY"), ("gpu", "CPU_AND_GPU"), ("neural_engine", "CPU_AND_NE")]
+)
+@pytest.mark.usefixtures("mac")
+def test_core_ml_computes_on_the_unit_of_the_profile(packages: Path, unit: ComputeUnit, name: str) -> None:
+    TextGenerator(packages / "generator.mlpackage", models.GENERATOR, compute_unit=unit)
+    Encoder(packages / "encoder.mlpackage", models.ENCODER, compute_unit=unit)
+    assert FakeModel.units == {name}
 
 
 @pytest.mark.parametrize(
@@ -94,5 +108,5 @@ def test_what_core_ml_refuses(
 
 def test_elsewhere_the_interpreter_executes(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
-    opened = executor.open_executor(packages / "generator.mlpackage")
+    opened = executor.open_executor(packages / "generator.mlpackage", compute_unit="gpu")
     assert isinstance(opened, Interpreter)

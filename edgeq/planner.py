@@ -1,0 +1,137 @@
+"""The plan verb: what a model costs at each number of bits, and the best drift for each size; writes nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeq.core.frontier import FrontierPoint, PlanReport
+from edgeq.core.model import ModelInfo, Task
+from edgeq.core.recipe import Recipe
+from edgeq.core.target import Format, TargetProfile
+from edgeq.costs import bits_costs, context_of
+from edgeq.errors import UsageError
+from edgeq.models.source import load, locate
+from edgeq.models.structure import Structure, has_weights, read_structure
+from edgeq.planning import Budget, fit, survey
+from edgeq.profiles import formats_of, load_profile
+from edgeq.progress import Progress, SilentProgress
+from edgeq.quantization.allocate import plan_for
+from edgeq.quantization.budget import Allocation, Choices, frontier
+
+UNIFORM_BITS = (2, 3, 4, 8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanResult:
+    """The report, and the recipe that the budget comes to, None without one."""
+
+    report: PlanReport
+    recipe: Recipe | None = None
+
+
+def plan(
+    model: str | Path | None = None,
+    *,
+    target: str = "android",
+    method: str = "auto",
+    group_size: int | None = None,
+    symmetric: bool | None = None,
+    embedding_bits: int | None = None,
+    format: str | None = None,
+    task: Task | None = None,
+    calibration: Path | None = None,
+    max_memory: int | None = None,
+    max_drift: float | None = None,
+    max_size: int | None = None,
+    progress: Progress | None = None,
+) -> PlanResult:
+    """What `edgeq export` would come to for a model, without building it.
+
+    A directory with a config.json but no weights gets the costs by bits. With weights the frontier is measured, too, on
+    `calibration` or the model's own text; and a budget (max_size and max_memory in bytes, max_drift in nats per token
+    or 1 - cosine) chooses a recipe.
+    Raises EdgeqError, each with its exit code and a remedy.
+    """
+    profile = load_profile(target)
+    formats = formats_of(profile, format)
+    progress = progress or SilentProgress()
+    budgeted = not max_size is max_memory is max_drift is None
+    budget = Budget(max_size=max_size, max_memory=max_memory, max_drift=max_drift) if budgeted else None
+    progress.stage("loading")
+    directory, label = locate(model)
+    structure = read_structure(directory, label, task)
+    if not has_weights(directory):
+        if budget is not None:
+            raise UsageError(
+                f"{label} has no weights to choose bits by.", remedy="Leave the budget out, or name a whole model."
+            )
+        return PlanResult(report=_report(structure, profile, formats[0]))
+    recipe = Recipe(method=method, group_size=group_size, symmetric=symmetric, embedding_bits=embedding_bits)
+    source = load(model, task=task)
+    found = survey(source, recipe, profile, formats, progress, calibration=calibration)
+    planned = None if budget is None else fit(found, source, budget, profile, formats, progress=progress)
+    report = _report(
+        structure,
+        profile,
+        formats[0],
+        found=found,
+        chosen=None if planned is None else planned.allocation,
+        bundle_bytes=0 if planned is None else planned.bundle_bytes,
+    )
+    return PlanResult(report=report, recipe=None if planned is None else planned.allocation.recipe())
+
+
+def _report(
+    structure: Structure,
+    target: TargetProfile,
+    format: Format,
+    *,
+    found: Choices | None = None,
+    chosen: Allocation | None = None,
+    bundle_bytes: int = 0,
+) -> PlanReport:
+    info = structure.info
+    points = () if found is None else tuple(_point(allocation, info) for allocation in frontier(found))
+    return PlanReport(
+        source=info.source,
+        architecture=info.architecture,
+        parameters=info.parameters,
+        target=target.name,
+        format=format,
+        context_length=context_of(info, target),
+        costs=bits_costs(info, structure.cache, target, format),
+        frontier=points,
+        uniform=() if found is None else tuple(_uniform(found, info, target, (format,))),
+        chosen=None if chosen is None else _point(chosen, info),
+        bundle_bytes=bundle_bytes,
+        drift_unit="nats per token" if info.task == "text-generation" else "1 - cosine",
+        is_measured=found is not None and found.is_measured,
+    )
+
+
+def _uniform(
+    found: Choices, info: ModelInfo, target: TargetProfile, formats: tuple[Format, ...]
+) -> Sequence[FrontierPoint]:
+    """The plans of `--bits N`, where every unit has that scheme among its candidates."""
+    points = []
+    for bits in UNIFORM_BITS:
+        plan = plan_for(info, Recipe(bits=bits), target, formats)
+        chosen = []
+        for unit in found.units:
+            wanted = plan.assignments[unit.tensors[0]].scheme
+            chosen += [index for index, candidate in enumerate(unit.candidates) if candidate.scheme == wanted][:1]
+        if len(chosen) == len(found.units):
+            points.append(_point(found.allocation(chosen), info, is_uniform=True))
+    return points
+
+
+def _point(allocation: Allocation, info: ModelInfo, *, is_uniform: bool = False) -> FrontierPoint:
+    return FrontierPoint(
+        bytes=allocation.bytes,
+        bits_per_weight=8 * allocation.bytes / info.parameters,
+        drift=allocation.drift,
+        schemes=allocation.parameters_by_scheme(info),
+        is_uniform=is_uniform,
+    )

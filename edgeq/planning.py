@@ -1,0 +1,270 @@
+"""Planning: which schemes make the most of a budget in bytes or drift, tried out on the formats that are asked for."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgeq.bundle.golden import CASES, Golden
+from edgeq.bundle.manifest import Manifest
+from edgeq.bundle.memory import required_bytes
+from edgeq.bundle.stage import stage
+from edgeq.core.recipe import Assignment, Effort, Plan, Recipe
+from edgeq.core.recipe_text import recipe_from_toml
+from edgeq.core.scheme import FLOAT_BITS, PALETTE_BITS, QUANTIZED_BITS
+from edgeq.core.target import Format, TargetProfile
+from edgeq.errors import UsageError
+from edgeq.lowering import lower
+from edgeq.models.calibration import calibration_inputs
+from edgeq.models.source import SourceModel
+from edgeq.progress import Progress, SilentProgress
+from edgeq.quantization import allocate, quantize
+from edgeq.quantization.budget import Allocation, Choices, best_within, choices, smallest_within
+from edgeq.validation.gates import check_drift_limit
+
+Auto = Literal["auto"]
+AUTO_BITS: Auto = "auto"
+"""In place of a number of bits: choose them for each weight, under the budget that the limits give."""
+SEQUENCES = 32
+LENGTH = 64
+ATTEMPTS = 4
+CLOSE = 0.998
+"""Share of the limit from which an allocation is close enough."""
+DRIFT_SHARE = 0.9
+"""Of `max_drift`, what the weights may use: the runtime's own rounding comes on top."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Limits in bytes of the bundle in the app and of the memory that it needs, and of drift; at least one is given."""
+
+    max_size: int | None = None
+    max_memory: int | None = None
+    max_drift: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_size is None and self.max_memory is None and self.max_drift is None:
+            raise UsageError(
+                "There is no budget to choose bits for.", remedy="Give --max-size, --max-memory or --max-drift."
+            )
+
+    def limits(self) -> dict[str, int]:
+        """The limits in bytes, by option."""
+        given = {"--max-size": self.max_size, "--max-memory": self.max_memory}
+        return {name: limit for name, limit in given.items() if limit is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """An allocation that meets a budget; bundle_bytes: of its largest bundle, as tried out, 0 where size was free."""
+
+    allocation: Allocation
+    bundle_bytes: int
+
+
+def asked_recipe(
+    bits: int | Auto,
+    method: str,
+    effort: Effort,
+    *,
+    group_size: int | None,
+    symmetric: bool | None,
+    embedding_bits: int | None,
+    path: Path | None = None,
+) -> Recipe:
+    """What the options come to, or what the file at `path` says, which takes their place. Raises UsageError."""
+    asked = Recipe(
+        bits=Recipe().bits if bits == AUTO_BITS else bits,
+        method=method,
+        effort=effort,
+        group_size=group_size,
+        symmetric=symmetric,
+        embedding_bits=embedding_bits,
+    )
+    if path is not None:
+        if asked != Recipe() or bits == AUTO_BITS:
+            raise UsageError(
+                "A recipe already says bits, method, groups and symmetry.",
+                remedy="Leave the other options out, or edit the file.",
+            )
+        asked = read_recipe(path)
+    for flag, value in (("bits", asked.bits), ("embedding bits", asked.embedding_bits)):
+        allowed = PALETTE_BITS if asked.method == "palette" else QUANTIZED_BITS
+        if value is not None and value not in (*allowed, FLOAT_BITS):
+            known = ", ".join(map(str, allowed))
+            raise UsageError(f"{value} {flag} cannot be stored.", remedy=f"Use {known} or {FLOAT_BITS}.")
+    return asked
+
+
+def budget_for(
+    bits: int | Auto, *, max_size: int | None, max_memory: int | None, max_drift: float | None
+) -> Budget | None:
+    """What `bits="auto"` has to keep within; else the limits are gates alone. Raises UsageError."""
+    check_drift_limit(max_drift)
+    if bits != AUTO_BITS:
+        return None
+    return Budget(max_size=max_size, max_memory=max_memory, max_drift=max_drift)
+
+
+def read_recipe(path: Path) -> Recipe:
+    """A recipe's file. Raises UsageError where it cannot be read or says what no recipe can."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The recipe {path} cannot be read ({error}).", remedy="Name a recipe's file.") from error
+    return recipe_from_toml(text, path.name)
+
+
+def survey(
+    model: SourceModel,
+    recipe: Recipe,
+    target: TargetProfile,
+    formats: tuple[Format, ...],
+    progress: Progress,
+    *,
+    calibration: Path | None = None,
+) -> Choices:
+    """Measure what the weights of a model can do without, on `calibration` or the model's own text."""
+    progress.stage("measuring sensitivity")
+    sequences = calibration_inputs(
+        model.directory,
+        model.info,
+        calibration,
+        sequences=SEQUENCES,
+        length=LENGTH,
+        progress=progress.advance,
+    )
+    return choices(model, recipe, target, formats, sequences=sequences, progress=progress.advance)
+
+
+def fit(
+    found: Choices,
+    model: SourceModel,
+    budget: Budget,
+    target: TargetProfile,
+    formats: tuple[Format, ...],
+    *,
+    progress: Progress,
+) -> Planned:
+    """The allocation of least drift under the limits in bytes; without such a limit, the smallest under the drift's.
+
+    What a bundle takes beside its weights is measured: the allocation is quantized by rounding alone, lowered and
+    staged in a temporary directory, and corrected. Raises UsageError where the budget cannot be met, with the least
+    that can.
+    """
+    limits = budget.limits()
+    if not limits:
+        assert budget.max_drift is not None  # noqa: S101 - Budget has one of three
+        allowed = budget.max_drift * DRIFT_SHARE
+        _check_drift(found.least_drift, allowed, budget)
+        return Planned(allocation=smallest_within(found, allowed), bundle_bytes=0)
+    progress.stage("trying the sizes")
+    planned = _fit_bytes(found, model, limits, target, formats)
+    if budget.max_drift is not None:
+        _check_drift(planned.allocation.drift, budget.max_drift * DRIFT_SHARE, budget)
+    return planned
+
+
+def recipe_within(
+    model: SourceModel,
+    recipe: Recipe,
+    target: TargetProfile,
+    formats: tuple[Format, ...],
+    *,
+    budget: Budget | None,
+    calibration: Path | None = None,
+    progress: Progress,
+) -> Recipe:
+    """`recipe` with a rule for each weight, so that the budget is met; unchanged without one.
+
+    Raises UsageError where it cannot be met.
+    """
+    if budget is None:
+        return recipe
+    found = survey(model, recipe, target, formats, progress, calibration=calibration)
+    return fit(found, model, budget, target, formats, progress=progress).allocation.recipe()
+
+
+def _fit_bytes(
+    found: Choices, model: SourceModel, limits: Mapping[str, int], target: TargetProfile, formats: tuple[Format, ...]
+) -> Planned:
+    """Allocate, try, and correct by what the bundle takes beside its weights, which depends a little on the schemes."""
+    smallest = best_within(found, found.least_bytes)
+    allocation = best_within(found, max(found.least_bytes, min(limits.values())))
+    best: Planned | None = None
+    for _ in range(ATTEMPTS):
+        sizes = _tried(allocation, model, target, formats)
+        if all(sizes[name] <= limit for name, limit in limits.items()):
+            if best is None or allocation.drift < best.allocation.drift:
+                best = Planned(allocation=allocation, bundle_bytes=sizes["--max-size"])
+            if any(sizes[name] >= CLOSE * limit for name, limit in limits.items()):
+                break
+        room = min(limit - sizes[name] + allocation.bytes for name, limit in limits.items())
+        corrected = best_within(found, max(room, found.least_bytes))
+        if corrected.picked == allocation.picked:
+            break
+        allocation = corrected
+    if best is not None:
+        return best
+    sizes = _tried(smallest, model, target, formats)
+    for name, limit in limits.items():
+        if sizes[name] > limit:
+            raise UsageError(
+                f"{name} {limit:,} bytes cannot be met: with the fewest bits it takes {sizes[name]:,}.",
+                remedy=f"Give {name} {sizes[name]} or more, or take a smaller model.",
+            )
+    return Planned(allocation=smallest, bundle_bytes=sizes["--max-size"])
+
+
+def _check_drift(drift: float, allowed: float, budget: Budget) -> None:
+    if drift > allowed:
+        raise UsageError(
+            f"--max-drift {budget.max_drift:g} cannot be met: the least drift within the other limits is about "
+            f"{drift / DRIFT_SHARE:.2g}.",
+            remedy="Allow more drift, or a larger size.",
+        )
+
+
+def _tried(
+    allocation: Allocation, model: SourceModel, target: TargetProfile, formats: tuple[Format, ...]
+) -> dict[str, int]:
+    """What the bundle takes in the app, and what memory it asks for, over all formats the most."""
+    plan = _rounded(allocate(model, allocation.recipe(), target, formats))
+    sizes = {"--max-size": 0, "--max-memory": 0}
+    with tempfile.TemporaryDirectory(prefix="edgeq-plan-") as name:
+        directory = Path(name).resolve()
+        store = quantize(model, plan, directory / "store")
+        for format in formats:
+            (directory / format).mkdir()
+            artifact = lower(store, target, format, directory / format, SilentProgress())
+            golden = Golden(task=model.info.task, tolerance=0.0, cases=())
+            with stage(artifact, store, target, golden, directory / "bundle") as staged:
+                size = _app_bytes(staged.manifest) + _golden_bytes(staged.manifest)
+                sizes["--max-size"] = max(sizes["--max-size"], size)
+                sizes["--max-memory"] = max(sizes["--max-memory"], required_bytes(staged.manifest))
+    return sizes
+
+
+def _rounded(plan: Plan) -> Plan:
+    """The same schemes by the fastest method: sizes do not depend on it."""
+    fast = {
+        name: assignment
+        if assignment.scheme.is_float or assignment.scheme.codebook is not None
+        else Assignment(scheme=assignment.scheme, method="rtn")
+        for name, assignment in plan.assignments.items()
+    }
+    return Plan(assignments=fast)
+
+
+def _app_bytes(manifest: Manifest) -> int:
+    """The files below the bundle's root, which go into the app."""
+    prefix = "" if manifest.root == "." else f"{manifest.root}/"
+    return sum(entry.bytes for entry in manifest.files if entry.path.startswith(prefix))
+
+
+def _golden_bytes(manifest: Manifest) -> int:
+    """At most what the golden cases take that a bundle without a reference lacks."""
+    return 3072 + CASES * 24 * (manifest.interface.dimension or 0)
