@@ -40,9 +40,10 @@ arch: $(VENV)/.developer ## Dependencies between packages: import-linter
 runtime: $(VENV)/.developer ## Bundles in their real runtimes, and mutants that must fail
 	$(BIN)/python -m pytest runtime_tests
 
-bench: $(VENV)/.developer ## edgeq beside onnxruntime-genai's model builder
+bench: $(VENV)/.developer ## edgeq beside onnxruntime-genai's model builder, and what each format costs
 	$(BIN)/python -m benchmarks.export_speed
 	$(BIN)/python -m benchmarks.decode_speed
+	$(BIN)/python -m benchmarks.executorch_coreml
 
 clean: ## Remove what building and testing left; .venv and .bench stay
 	rm -rf demo-bundle build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

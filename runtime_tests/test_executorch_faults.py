@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.exir import ExecutorchBackendConfig, to_edge_transform_and_lower
 from executorch.runtime import Runtime
 from torch import nn
 
@@ -18,6 +19,7 @@ from edgeq.lowering.executorch import backend
 from edgeq.lowering.executorch.carriers import QuantizedLinear, carrier
 from edgeq.lowering.executorch.checks import check, weight_bytes
 from edgeq.lowering.executorch.placement import place
+from edgeq.lowering.quiet import quiet_torch
 from tests.lowering.executorch.samples import ENCODER, exported, kernels_of, random_tensor, scheme
 
 Floats = npt.NDArray[np.float32]
@@ -53,12 +55,12 @@ def with_zero_points(tensor: QuantizedTensor) -> nn.Module:
     return product(carrier(tensor, zero_points=True, int8_activations=True))
 
 
-def lowered(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """What the stock partitioner makes of it, with nothing that checks."""
-    with monkeypatch.context() as stock:
-        stock.setattr(backend, "partitioner", XnnpackPartitioner)
-        stock.setattr(backend, "check", lambda _pte, _largest: None)
-        return backend.to_pte(exported(module, X), ENCODER, 16)
+def lowered(module: nn.Module) -> bytes:
+    """What ExecuTorch's own documentation makes of it, with nothing that checks."""
+    with quiet_torch():
+        edge = to_edge_transform_and_lower(exported(module, X), partitioner=[XnnpackPartitioner()])
+        pte: bytes = edge.to_executorch(ExecutorchBackendConfig(do_quant_fusion_and_const_prop=True)).buffer
+    return pte
 
 
 def error(pte: bytes, tensor: QuantizedTensor) -> float:
@@ -75,10 +77,10 @@ def assert_not_placed(pte: bytes, tensor: QuantizedTensor, what: str) -> None:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_weight_only_products_lose_their_scales_and_are_caught(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weight_only_products_lose_their_scales_and_are_caught(bits: int) -> None:
     tensor = random_tensor(scheme(bits, 32 if bits == 4 else None, symmetric=True), OUTPUTS, INPUTS)
     module = weight_only(tensor)
-    pte = lowered(module, monkeypatch)
+    pte = lowered(module)
     assert error(pte, tensor) > 1.0, "the fault is gone: the partitioner's exceptions can go too"
     with pytest.raises(UnsupportedModelError, match="expanded to floats"):
         check(pte, weight_bytes(exported(module, X)))
@@ -88,9 +90,9 @@ def test_weight_only_products_lose_their_scales_and_are_caught(bits: int, monkey
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_zero_points_are_dropped_and_that_is_caught(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zero_points_are_dropped_and_that_is_caught(bits: int) -> None:
     tensor = random_tensor(scheme(bits, 32 if bits == 4 else None, symmetric=False), OUTPUTS, INPUTS)
-    pte = lowered(with_zero_points(tensor), monkeypatch)
+    pte = lowered(with_zero_points(tensor))
     assert error(pte, tensor) > WRONG, "the fault is gone: zero points need no correction any more"
     assert_not_placed(pte, tensor, "zero points")
 

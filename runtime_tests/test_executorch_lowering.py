@@ -100,6 +100,12 @@ def dequantized(model: Lowered, task: Task) -> nn.Module:
     return module.train(mode=False)
 
 
+def test_building_says_nothing_past_python(llama: Lowered, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its probes call ExecuTorch's operators, which write to stderr themselves."""
+    build(llama.store, llama.artifact.interface.context_length)
+    assert "allocator" not in capfd.readouterr().err
+
+
 def test_a_language_model_says_what_the_eager_module_says(language_model: Lowered) -> None:
     interface = language_model.artifact.interface
     generator = TextGenerator(language_model.path, interface, threads=1)

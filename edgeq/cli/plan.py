@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from edgeq.cli import flags, show
-from edgeq.cli.settings import override, read_settings
+from edgeq.cli.settings import Settings, override, read_settings
 from edgeq.cli.watch import watching
 from edgeq.errors import EXIT_DONE, OutputError, UsageError
 
@@ -44,13 +44,18 @@ def plan(
 
     From a config.json without weights, the costs alone.
     """
-    from edgeq import planner
-
     settings = override(read_settings(Path()), locals())
     limits = (settings.max_memory, settings.max_drift, settings.max_size)
     _check_outputs(output, plot, has_budget=any(limit is not None for limit in limits), force=force)
+    _show(_plan(settings), output, plot, json=json)
+    return EXIT_DONE
+
+
+def _plan(settings: Settings) -> PlanResult:
+    from edgeq import planner
+
     with watching() as progress:
-        result = planner.plan(
+        return planner.plan(
             settings.model,
             target=settings.target,
             method=settings.method,
@@ -65,8 +70,6 @@ def plan(
             max_size=settings.max_size,
             progress=progress,
         )
-    _show(result, output, plot, json=json)
-    return EXIT_DONE
 
 
 def _show(result: PlanResult, output: Path | None, plot: Path | None, *, json: bool) -> None:

@@ -122,6 +122,11 @@ class BlockRunner:
         return split_output(output, hidden)[0]
 
     @torch.no_grad()
+    def run_batch(self, block: nn.Module, index: int, batch: int, hidden: torch.Tensor) -> torch.Tensor:
+        """`forward` without gradients."""
+        return self.forward(block, index, batch, hidden)
+
+    @torch.no_grad()
     def run(self, block: nn.Module, index: int, activations: Iterable[torch.Tensor]) -> Activations:
         """Block `index` on all batches, without gradients."""
         pairs = zip(range(len(self.batches)), activations, strict=True)

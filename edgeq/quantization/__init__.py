@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from edgeq.quantization.allocate import allocate
 from edgeq.quantization.methods import METHODS
-from edgeq.quantization.stage import FloatModel, quantize
+from edgeq.quantization.stage import FloatModel, needs_calibration, quantize, trains
 
-__all__ = ["METHODS", "FloatModel", "allocate", "quantize"]
+__all__ = ["METHODS", "FloatModel", "allocate", "needs_calibration", "quantize", "trains"]

@@ -7,25 +7,37 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from edgeq.core.model import ModelInfo, WeightInfo
-from edgeq.core.recipe import Assignment, Plan, Recipe, Rule
+from edgeq.core.recipe import Assignment, Effort, Plan, Recipe, Rule
 from edgeq.core.scheme import FLOAT_BITS, ScaleDtype, Scheme
 from edgeq.core.target import Format, TargetProfile
 from edgeq.errors import UsageError
-from edgeq.quantization.methods import AUTO, CODEBOOKS, DEFAULT_METHOD, NO_METHOD, function_for, resolve_method
+from edgeq.quantization.methods import (
+    AUTO,
+    CALIBRATED,
+    CODEBOOKS,
+    DEFAULT_METHOD,
+    DISTILL,
+    NO_METHOD,
+    REFIT,
+    function_for,
+    resolve_method,
+)
 from edgeq.quantization.stage import FloatModel
 
 GROUP_SIZES = {2: 32, 3: 32, 4: 64, 8: 64}
 """By bits. A float32 graph stores float32 scales: halving a group costs up to a bit per weight. With 4 bits, groups of
 32, 64 and 128 take 5.1, 4.6 and 4.3 bits and leave a mean cosine of .977, .971 and .964 on all-MiniLM-L6-v2; 64 decodes
 a tenth faster than 32. With 8 bits all three are nearly exact, but the kernels round activations by the same groups: 64
-keeps .9995 in total, 128 only .9991, too near the gate of .999. Below 4 bits the grid is too coarse for long groups, and
-32 is the least that the 2-bit kernels of ONNX Runtime take."""
+keeps .9995 in total, 128 only .9991, too near the gate of .999. Below 4 bits the grid is too coarse for long groups,
+and 32 is the least that the 2-bit kernels of ONNX Runtime take."""
 XNNPACK_BITS = 4
 """The least that its kernels have: codes of 2 and 3 bits are stored in 4."""
 XNNPACK_GROUP = 32
 """ExecuTorch's 4-bit kernels take symmetric groups of at least 32 with 16-bit scales: 4.5 bits in all."""
 PALETTE_ROWS = (16, 8, 4, 2, 1)
 """Outputs that share a palette, the first that divides them: the Neural Engine has one table per group of channels."""
+MOST_TRAINED_BITS = 4
+"""Of a weight whose codes distillation moves."""
 SMALLEST_GROUP = 32
 SMALL_MODEL = 1_000_000_000
 """Below this many parameters, embeddings and head are a large share of the error but a small one of the bytes."""
@@ -51,7 +63,7 @@ def allocate(
 def plan_for(info: ModelInfo, recipe: Recipe, target: TargetProfile, formats: tuple[Format, ...] | None = None) -> Plan:
     """`allocate` for a model of which only names and shapes are known."""
     _check_rules(recipe.rules, info)
-    method = resolve_method(recipe.method)
+    method = resolve_method(recipe.method, recipe.effort)
     grid = Grid(target=target, formats=target.formats[:1] if formats is None else formats)
     _check_codebook(recipe, method, grid)
     assignments = {}
@@ -60,7 +72,8 @@ def plan_for(info: ModelInfo, recipe: Recipe, target: TargetProfile, formats: tu
         if not weight.is_matrix or (rule is None and _size(weight) < SMALLEST_MATRIX):
             continue
         scheme = rule.scheme if rule else _default_scheme(recipe, info, weight, grid)
-        assignments[name] = Assignment(scheme=scheme, method=_method(scheme, rule.method if rule else recipe.method))
+        asked = rule.method if rule else recipe.method
+        assignments[name] = Assignment(scheme=scheme, method=_method(scheme, asked, recipe.effort, weight))
     return Plan(assignments=assignments)
 
 
@@ -99,7 +112,7 @@ def _default_scheme(recipe: Recipe, info: ModelInfo, weight: WeightInfo, grid: G
     if bits == FLOAT_BITS:
         return Scheme(bits=FLOAT_BITS)
     group_size = grid.group_size(bits, weight.outputs_inputs[1]) if recipe.group_size is None else recipe.group_size
-    codebook = CODEBOOKS.get(resolve_method(recipe.method))
+    codebook = CODEBOOKS.get(resolve_method(recipe.method, recipe.effort))
     if codebook == "palette":
         rows = next(rows for rows in PALETTE_ROWS if weight.outputs_inputs[0] % rows == 0)
         return Scheme(
@@ -121,17 +134,28 @@ def _default_scheme(recipe: Recipe, info: ModelInfo, weight: WeightInfo, grid: G
     )
 
 
-def _method(scheme: Scheme, asked: str) -> str:
-    """The method of a tensor: the default where a codebook method leaves an integer grid, as NF4 does with 8 bits."""
+def _method(scheme: Scheme, asked: str, effort: Effort, weight: WeightInfo) -> str:
+    """The method of a tensor: the default where a codebook method leaves an integer grid, as NF4 does with 8 bits, and
+    where a calibrated one has nothing to read."""
     if scheme.is_float:
         return NO_METHOD
-    method = resolve_method(asked)
+    method = resolve_method(asked, effort)
+    if method in CALIBRATED and (scheme.codebook is None or asked != AUTO):
+        method = _calibrated(method, scheme, weight)
     if asked == AUTO and scheme.codebook is not None:
         method = scheme.codebook
     elif method in CODEBOOKS and scheme.codebook is None:
         method = DEFAULT_METHOD
     function_for(method, scheme)
     return method
+
+
+def _calibrated(method: str, scheme: Scheme, weight: WeightInfo) -> str:
+    """Training moves tables too, but not where 256 levels leave nothing to win; the others read a block's inputs."""
+    in_block = weight.role == "linear" and weight.block is not None
+    if method == DISTILL and scheme.bits > MOST_TRAINED_BITS:
+        method = REFIT
+    return method if in_block or method == DISTILL else DEFAULT_METHOD
 
 
 def _check_codebook(recipe: Recipe, method: str, grid: Grid) -> None:

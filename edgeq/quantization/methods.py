@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
+from edgeq.core.recipe import Effort
 from edgeq.core.scheme import Codebook, Scheme
 from edgeq.errors import UnknownNameError, UsageError
 from edgeq.quantization.grid import QuantizeFunction
@@ -22,28 +23,36 @@ METHODS: dict[str, QuantizeFunction] = {
 }
 CODEBOOKS: dict[str, Codebook] = {"nf4": "nf4", "palette": "palette"}
 """The codebook that the schemes of a method must have; the other methods want none."""
+GPTQ, REFIT, DISTILL = "gptq", "refit", "distill"
+CALIBRATED = (GPTQ, REFIT, DISTILL)
+"""Methods that read calibration text: GPTQ; GPTQ and then the best scales and codes around it; and those again, trained
+together on the model's own answers. They quantize the linears of the blocks."""
 AUTO = "auto"
 DEFAULT_METHOD = "mse"
+BEST_METHOD = DISTILL
 NO_METHOD = "none"
 """What a plan calls the method of a matrix that becomes float16."""
 
 
-def resolve_method(name: str) -> str:
-    """A key of METHODS: `auto` is the best method that needs no calibration. Raises UnknownNameError."""
+def resolve_method(name: str, effort: Effort = "default") -> str:
+    """A key of METHODS, or one of CALIBRATED. `auto` is the best method that needs no calibration, and with the effort
+    "best" the best of all. Raises UnknownNameError."""
     if name == AUTO:
-        return DEFAULT_METHOD
-    if name in METHODS:
+        return BEST_METHOD if effort == "best" else DEFAULT_METHOD
+    known = [AUTO, *METHODS, *CALIBRATED]
+    if name in known:
         return name
-    near = get_close_matches(name, [*METHODS, AUTO], n=1)
-    choices = f"Did you mean {near[0]!r}?" if near else f"Use one of: {', '.join([AUTO, *METHODS])}."
+    near = get_close_matches(name, known, n=1)
+    choices = f"Did you mean {near[0]!r}?" if near else f"Use one of: {', '.join(known)}."
     raise UnknownNameError(f"There is no quantization method {name!r}.", remedy=choices)
 
 
 def function_for(method: str, scheme: Scheme) -> QuantizeFunction:
-    """The function of a method that `resolve_method` gave. Raises UsageError where it does not make such schemes."""
+    """The function of a method that `resolve_method` gave; what a calibrated method begins with. Raises UsageError
+    where it does not make such schemes."""
     codebook = CODEBOOKS.get(method)
     if codebook == scheme.codebook:
-        return METHODS[method]
+        return METHODS[DEFAULT_METHOD if method in CALIBRATED else method]
     if scheme.codebook is None:
         remedy = f'Give the scheme codebook="{codebook}", or take the method "{DEFAULT_METHOD}".'
     else:

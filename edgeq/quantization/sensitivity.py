@@ -20,7 +20,8 @@ from edgeq.core.scheme import Scheme
 from edgeq.quantization.candidates import Candidate, Unit
 from edgeq.quantization.methods import METHODS
 from edgeq.quantization.observation import Call, Observation, Subject
-from edgeq.quantization.stage import to_float32, workers
+from edgeq.quantization.stage import to_float32
+from edgeq.quantization.threads import workers
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,8 +17,11 @@ from edgeq.core.model import ModelInfo, WeightInfo
 from edgeq.core.recipe import Assignment, Plan
 from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import CorruptInputError, InternalError, UnsupportedModelError
+from edgeq.quantization.distillation import Distilled, distill
 from edgeq.quantization.grid import FloatMatrix
-from edgeq.quantization.methods import function_for
+from edgeq.quantization.methods import CALIBRATED, DEFAULT_METHOD, DISTILL, REFIT, function_for
+from edgeq.quantization.sequential import Calibrated, quantize_blocks
+from edgeq.quantization.threads import workers
 from edgeq.store import EncodedTensor, QuantizedModel, StoreWriter, encode_float, encode_quantized, store_key
 
 ProgressFunction = Callable[[int, int, str], None]
@@ -27,7 +29,6 @@ ProgressFunction = Callable[[int, int, str], None]
 
 CHUNK = 1 << 18
 """Weights that a thread quantizes at a time: its float32 working set then stays in the caches."""
-MOST_THREADS = 8
 FLOAT16_MAX = 65504.0
 
 
@@ -57,14 +58,25 @@ class Unit:
     weights: tuple[WeightInfo, ...]
 
     @property
+    def is_block(self) -> bool:
+        return self.weights[0].block is not None
+
+    @property
     def parameters(self) -> int:
         return sum(int(np.prod(weight.shape)) for weight in self.weights)
 
 
 def quantize(
-    model: FloatModel, plan: Plan, directory: Path, *, progress: ProgressFunction | None = None
+    model: FloatModel,
+    plan: Plan,
+    directory: Path,
+    *,
+    calibration: Sequence[Sequence[int]] = (),
+    progress: ProgressFunction | None = None,
 ) -> QuantizedModel:
     """Write `model`, quantized as `plan` says, to the store `directory`, and open it.
+
+    calibration: token ids, for plans that `needs_calibration` names.
 
     Weights outside the plan are stored as float32, those that it gives 16 bits as float16. A store that the same call
     left unfinished is continued and ends with the same bytes. Raises CorruptInputError for NaN and infinite weights,
@@ -72,33 +84,126 @@ def quantize(
     """
     if unknown := sorted(set(plan.assignments) - set(model.info.weights)):
         raise InternalError(f"The plan names {unknown[0]!r}, which the model lacks.", remedy="Report this.")
+    progress = progress or _silent
+    if not calibration and needs_calibration(plan):
+        raise InternalError("A calibrated method was given nothing to read.", remedy="Report this.")
+    trained = [name for name, assignment in plan.assignments.items() if assignment.method == DISTILL]
+    if not trained:
+        return _write(model, plan, directory, calibration=calibration, progress=progress, distilled=Distilled.nothing())
+    # What is trained starts from a store of its own, which a run that was killed finds again.
+    draft = directory.with_name(f"{directory.name}.draft")
+    store = quantize(model, _draft(plan, model.info), draft, calibration=calibration, progress=progress)
+    distilled = distill(model, store, trained, calibration, progress)
+    finished = _write(
+        model, plan, directory, calibration=calibration, progress=progress, distilled=distilled, draft=store
+    )
+    shutil.rmtree(draft)
+    return finished
+
+
+def needs_calibration(plan: Plan) -> bool:
+    """Whether a method of the plan reads calibration sequences."""
+    return any(assignment.method in CALIBRATED for assignment in plan.assignments.values())
+
+
+def trains(plan: Plan) -> bool:
+    """Whether a method of the plan trains all its weights together."""
+    return any(assignment.method == DISTILL for assignment in plan.assignments.values())
+
+
+def _draft(plan: Plan, info: ModelInfo) -> Plan:
+    """The same schemes, with the methods that training starts from."""
+    return Plan(
+        assignments={
+            name: replace(assignment, method=_before_training(info.weights[name]))
+            if assignment.method == DISTILL
+            else assignment
+            for name, assignment in plan.assignments.items()
+        }
+    )
+
+
+def _before_training(weight: WeightInfo) -> str:
+    return REFIT if weight.role == "linear" and weight.block is not None else DEFAULT_METHOD
+
+
+def _write(
+    model: FloatModel,
+    plan: Plan,
+    directory: Path,
+    *,
+    calibration: Sequence[Sequence[int]],
+    progress: ProgressFunction,
+    distilled: Distilled,
+    draft: QuantizedModel | None = None,
+) -> QuantizedModel:
     units = _units(model.info)
     total = sum(unit.parameters for unit in units)
-    writer = StoreWriter(directory, key=store_key(model.info, plan, model.directory))
+    writer = StoreWriter(directory, key=store_key(model.info, plan, model.directory, calibration))
     done = 0
-    for unit in _stored(model, plan, units, writer):
-        done += unit.parameters
-        if progress is not None:
+    with workers() as pool:
+        given = _Given(model=model, plan=plan, pool=pool, writer=writer, units=units, distilled=distilled, draft=draft)
+        for unit in _stored(given, calibration):
+            done += unit.parameters
             progress(done, total, unit.label)
     return writer.finish(model.info, plan, model.directory, model.companion_files())
 
 
-def _stored(model: FloatModel, plan: Plan, units: tuple[Unit, ...], writer: StoreWriter) -> Iterator[Unit]:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Given:
+    """All that encoding a unit takes. draft: the store whose codes are taken where the plan says that they are trained
+    and `distilled` has no better ones."""
+
+    model: FloatModel
+    plan: Plan
+    pool: ThreadPoolExecutor
+    writer: StoreWriter
+    units: tuple[Unit, ...]
+    distilled: Distilled
+    draft: QuantizedModel | None
+
+    def tensors(self, unit: Unit) -> dict[str, QuantizedTensor]:
+        """Codes of the unit that are known before it is encoded."""
+        if self.draft is None:
+            return {}
+        known = self.distilled.tensors
+        draft = [weight.name for weight in unit.weights if self.draft.is_quantized(weight.name)]
+        return {name: known[name] if name in known else self.draft.quantized(name) for name in draft}
+
+
+def _stored(given: _Given, calibration: Sequence[Sequence[int]]) -> Iterator[Unit]:
     """Each unit once it is on disk. One is written while the next is quantized: two are in memory at most."""
     writing: tuple[Unit, Future[None]] | None = None
-    with workers() as pool, ThreadPoolExecutor(1, thread_name_prefix="write") as disk:
-        for index, unit in enumerate(units):
-            known = writer.holds(index, unit.label)
-            encoded = {} if known else _encode_unit(model, plan, unit, pool)
+    blocks = _calibrated(given, calibration)
+    with ThreadPoolExecutor(1, thread_name_prefix="write") as disk:
+        for index, unit in enumerate(given.units):
+            known = given.writer.holds(index, unit.label)
+            tensors = next(blocks).tensors if unit.is_block and blocks is not None else given.tensors(unit)
+            encoded = {} if known else _encode_unit(given, unit, tensors)
             if writing is not None:
                 writing[1].result()
                 yield writing[0]
-            writing = None if known else (unit, disk.submit(writer.write, index, unit.label, encoded))
+            writing = None if known else (unit, disk.submit(given.writer.write, index, unit.label, encoded))
             if known:
                 yield unit
         if writing is not None:
             writing[1].result()
             yield writing[0]
+
+
+def _calibrated(given: _Given, calibration: Sequence[Sequence[int]]) -> Iterator[Calibrated] | None:
+    """The blocks one after the other, where a method reads what the blocks before hand over."""
+    if given.draft is not None or not needs_calibration(given.plan):
+        return None
+    from edgeq.models.blocks import BlockRunner
+
+    places = [(index, unit) for index, unit in enumerate(given.units) if unit.is_block]
+
+    def known(block: int) -> dict[str, QuantizedTensor] | None:
+        index, unit = places[block]
+        return given.writer.quantized(index, unit.label) if given.writer.holds(index, unit.label) else None
+
+    return quantize_blocks(BlockRunner(given.model, calibration), given.plan, given.pool, known)
 
 
 def _units(info: ModelInfo) -> tuple[Unit, ...]:
@@ -110,19 +215,23 @@ def _units(info: ModelInfo) -> tuple[Unit, ...]:
     return tuple(Unit(label=label, weights=tuple(weights)) for label, weights in members.items())
 
 
-def _encode_unit(model: FloatModel, plan: Plan, unit: Unit, pool: ThreadPoolExecutor) -> dict[str, EncodedTensor]:
-    """All tensors of a unit, ready to be written."""
+def _encode_unit(given: _Given, unit: Unit, tensors: Mapping[str, QuantizedTensor]) -> dict[str, EncodedTensor]:
+    """All weights of a unit, ready to be written; `tensors` are quantized already."""
     parts: dict[str, list[Future[QuantizedTensor]]] = {}
     encoded: dict[str, Future[EncodedTensor]] = {}
     for weight in unit.weights:
-        assignment = plan.assignments.get(weight.name)
-        values = model.read(weight.name)
+        assignment = given.plan.assignments.get(weight.name)
+        if weight.name in tensors:
+            encoded[weight.name] = given.pool.submit(encode_quantized, weight.name, tensors[weight.name])
+            continue
+        values = given.distilled.floats.get(weight.name)
+        values = given.model.read(weight.name) if values is None else values
         if assignment is None or assignment.scheme.is_float:
-            encoded[weight.name] = pool.submit(_encode_float, values, weight, assignment)
+            encoded[weight.name] = given.pool.submit(_encode_float, values, weight, assignment)
         else:
-            parts[weight.name] = _submit_chunks(values, weight, assignment, pool)
+            parts[weight.name] = _submit_chunks(values, weight, assignment, given.pool)
     for name, futures in parts.items():
-        encoded[name] = pool.submit(_encode_parts, name, [future.result() for future in futures])
+        encoded[name] = given.pool.submit(_encode_parts, name, [future.result() for future in futures])
     return {weight.name: encoded[weight.name].result() for weight in unit.weights}
 
 
@@ -184,25 +293,10 @@ def _encode_float(values: npt.NDArray[Any], weight: WeightInfo, assignment: Assi
     return encode_float(weight.name, floats.astype(np.float16))
 
 
+def _silent(_done: int, _total: int, _label: str) -> None:
+    """Nobody watches."""
+
+
 def to_float32(values: npt.NDArray[Any]) -> FloatMatrix:
     """A contiguous float32 copy or view of float weights of any dtype, ml_dtypes' bfloat16 included."""
     return np.ascontiguousarray(values.astype(np.float32, copy=False))
-
-
-@contextmanager
-def workers() -> Iterator[ThreadPoolExecutor]:
-    """One thread per core, each running torch's operations alone: rows are better parallel than single additions."""
-    import torch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    # glibc hands buffers of a few MB back to the system at every free until it has seen a larger one freed.
-    large = torch.empty(6 << 20)
-    del large
-    pool = ThreadPoolExecutor(min(cores, MOST_THREADS), thread_name_prefix="quantize")
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(before)

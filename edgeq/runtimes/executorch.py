@@ -47,7 +47,7 @@ def import_executorch() -> Any:  # noqa: ANN401 - the package has no types
     Raises RuntimeUnavailableError where ExecuTorch is not installed.
     """
     try:
-        with _unheard():
+        with unheard():
             import executorch.kernels.quantized  # noqa: F401
             from executorch import runtime
             from executorch.extension.llm.custom_ops import custom_ops  # noqa: F401 - importing it registers them
@@ -68,7 +68,7 @@ def open_program(model_path: Path, *, threads: int = 0) -> Any:  # noqa: ANN401
     if threads:
         from executorch.extension.pybindings import portable_lib
 
-        with _unheard():
+        with unheard():
             portable_lib._unsafe_reset_threadpool(threads)
     try:
         return runtime.Runtime.get().load_program(model_path, verification=runtime.Verification.InternalConsistency)
@@ -109,7 +109,7 @@ def _refused(model_path: Path, error: Exception) -> CorruptInputError:
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
+def unheard() -> Iterator[None]:
     """Without what ExecuTorch and torchao say on being loaded, some of it past Python: none of it is about a model."""
     try:
         kept = os.dup(2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import edgeq
@@ -14,9 +14,10 @@ from edgeq.core.digest import weights_digest
 from edgeq.core.model import ModelInfo
 from edgeq.core.recipe import Plan
 from edgeq.core.records import from_plain, to_plain
+from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import EdgeqError, InternalError, OutputError
 from edgeq.files import contained, output_errors, sha256_file, write_bytes_atomic
-from edgeq.store.encode import EncodedTensor
+from edgeq.store.encode import EncodedTensor, decode_quantized
 from edgeq.store.layout import (
     BLOCKS,
     DOCUMENT,
@@ -25,22 +26,30 @@ from edgeq.store.layout import (
     STORE_SCHEMA,
     BlockRecord,
     StoreDocument,
+    TensorRecord,
     read_document,
 )
 from edgeq.store.model import QuantizedModel
-from edgeq.store.shards import write_shard
+from edgeq.store.shards import read_tensor, write_shard
 
 TEMPORARY = ".*.tmp"
 """What a killed run may leave of `edgeq.files.write_atomic`."""
 
 
-def store_key(info: ModelInfo, plan: Plan, source: Path) -> str:
-    """Hex sha256 of what a store's bytes depend on.
+def store_key(info: ModelInfo, plan: Plan, source: Path, calibration: Sequence[Sequence[int]] = ()) -> str:
+    """Hex sha256 of what a store's bytes depend on; `calibration` are the token ids that its methods read.
 
     A local directory has no revision of its weights, so the size and the time of each weight file stand for them.
     """
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(source.glob("*.safetensors"))]
-    inputs = [STORE_SCHEMA, edgeq.__version__, to_plain(info), to_plain(plan), files]
+    inputs = [
+        STORE_SCHEMA,
+        edgeq.__version__,
+        to_plain(info),
+        to_plain(plan),
+        files,
+        [list(ids) for ids in calibration],
+    ]
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
@@ -73,6 +82,15 @@ class StoreWriter:
             return False
         self._blocks[relative] = record
         return True
+
+    def quantized(self, index: int, label: str) -> dict[str, QuantizedTensor]:
+        """The quantized weights of a block that is written. Raises CorruptInputError where its file is damaged."""
+        record = self._blocks[_block_path(index, label)]
+        return {
+            name: _read_quantized(self._directory / record.file.path, name, entry)
+            for name, entry in record.tensors.items()
+            if entry.scheme is not None and entry.scheme.codebook is None
+        }
 
     def write(self, index: int, label: str, tensors: Mapping[str, EncodedTensor]) -> None:
         """Store block number `index`. Raises OutputError where it cannot be written; then nothing of it is visible."""
@@ -152,6 +170,19 @@ class StoreWriter:
         for name in (BLOCKS, SOURCE):
             shutil.rmtree(self._directory / name, ignore_errors=True)
         (self._directory / PARTIAL).write_text(self._key + "\n", encoding="utf-8")
+
+
+def _read_quantized(path: Path, name: str, record: TensorRecord) -> QuantizedTensor:
+    scheme, (outputs, inputs) = record.scheme, record.shape
+    if scheme is None or scheme.codebook is not None:
+        raise InternalError(f"{name!r} has no codes of a plain grid.", remedy="Report this.")
+    return decode_quantized(
+        scheme,
+        (outputs, inputs),
+        read_tensor(path, f"{name}.codes"),
+        read_tensor(path, f"{name}.scales"),
+        None if scheme.symmetric else read_tensor(path, f"{name}.zero_points"),
+    )
 
 
 def _block_path(index: int, label: str) -> str:

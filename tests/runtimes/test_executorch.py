@@ -271,7 +271,7 @@ def test_a_missing_runtime_has_a_name(monkeypatch: pytest.MonkeyPatch, error: Ex
 
 
 def test_what_is_said_while_loading_is_not_heard(capfd: pytest.CaptureFixture[str]) -> None:
-    with driver._unheard():
+    with driver.unheard():
         os.write(2, b"from below Python")
         logging.getLogger("torchao").warning("from a library")
     assert capfd.readouterr().err == ""
@@ -281,7 +281,7 @@ def test_what_is_said_while_loading_is_not_heard(capfd: pytest.CaptureFixture[st
 
 
 def test_loading_needs_no_standard_error() -> None:
-    code = "import os; os.close(2)\nfrom edgeq.runtimes.executorch import _unheard\nwith _unheard(): print('done')"
+    code = "import os; os.close(2)\nfrom edgeq.runtimes.executorch import unheard\nwith unheard(): print('done')"
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert child.stdout.strip() == "done"
 

@@ -1,8 +1,8 @@
 """Which linears need their activations in two parts, so that XNNPACK's rounding of them stays below its limit.
 
 A token's largest value sets the step of all its others: a few outlying channels, as normalised embeddings have, cost
-the rest their precision. Linears of one kind in all blocks are chosen together, by the error that they cause alone in the
-finished model, and most for the least arithmetic first.
+the rest their precision. Linears of one kind in all blocks are chosen together, by the error that they cause alone in
+the finished model, and most for the least arithmetic first.
 """
 
 from __future__ import annotations

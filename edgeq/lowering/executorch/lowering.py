@@ -22,7 +22,7 @@ from edgeq.lowering.quiet import quiet_torch
 from edgeq.lowering.stateful import Replay, dense_weights, quantized_uses
 from edgeq.models.evaluation import evaluation_inputs
 from edgeq.progress import Progress
-from edgeq.runtimes.executorch import planned_memory
+from edgeq.runtimes.executorch import planned_memory, unheard
 from edgeq.store import QuantizedModel
 
 MODEL_FILE = "model.pte"
@@ -107,7 +107,9 @@ def build(store: QuantizedModel, context_length: int) -> tuple[nn.Module, tuple[
     kernels = prepare(captured, store, context_length)
     module, names = _module(captured, store, kernels)
     probes = [torch.tensor([ids[:LONGEST_PROBE]]) for ids in evaluation_inputs(store.source_directory, store.info)]
-    split_where_needed(kernels, lambda: _outputs(module, probes[:: -(-len(probes) // PROBES[store.info.task])]))
+    chosen = probes[:: -(-len(probes) // PROBES[store.info.task])]
+    with unheard():  # attention over the cache notes on stderr at each call that it has no allocator of a runtime
+        split_where_needed(kernels, lambda: _outputs(module, chosen))
     return module, names, kernels
 
 

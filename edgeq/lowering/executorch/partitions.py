@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import fx
 
+from edgeq.lowering.executorch.joining import joined
+
 UNSAFE = ("AddmmConfig", "MMConfig")
 """XNNPACK's configurations that take the integer codes of a weight-only linear for its weights, and drop the scales."""
 
@@ -28,11 +30,11 @@ def partitioner() -> Any:  # noqa: ANN401 - executorch has no types
             return super(XnnpackPartitioner, self).partition(exported_program)
 
         def generate_partitions(self, ep: Any) -> list[Partition]:  # noqa: ANN401
-            found: list[Partition] = super().generate_partitions(ep)
-            if is_acyclic(ep.graph, [list(one.nodes) for one in found]):
-                return found
-            groups = phases(ep.graph, {node for one in found for node in one.nodes})
-            return [Partition(id=index, nodes=dict.fromkeys(group)) for index, group in enumerate(groups)]
+            groups = joined(ep.graph, self.get_matched_nodes_from_configs(ep))
+            if not is_acyclic(ep.graph, list(groups.values())):
+                delegated = {node for group in groups.values() for node in group}
+                groups = dict(enumerate(phases(ep.graph, delegated)))
+            return [Partition(id=number, nodes=dict.fromkeys(group)) for number, group in groups.items()]
 
     safe = [config for config in ALL_PARTITIONER_CONFIGS if config.__name__ not in UNSAFE]
     return AcyclicPartitioner(configs=safe)

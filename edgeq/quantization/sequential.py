@@ -1,0 +1,162 @@
+"""Calibrated quantization: block after block, each from what the already quantized blocks before it hand over.
+
+Linears of a block that read the same input are quantized together, in the order in which the block runs them, and the
+ones behind see their errors. One block is in memory, and the hidden states of the calibration sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeq.core.recipe import Assignment, Plan
+from edgeq.core.tensor import QuantizedTensor
+from edgeq.quantization.gptq import gptq
+from edgeq.quantization.methods import CALIBRATED, GPTQ
+from edgeq.quantization.moments import Moments, MomentSums
+from edgeq.quantization.refit import refit
+from edgeq.quantization.threads import all_threads
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from edgeq.models.blocks import Activations, BlockRunner
+
+Known = Callable[[int], dict[str, QuantizedTensor] | None]
+"""The quantized weights of a block that an earlier run has stored, or None."""
+
+
+class _ReachedError(Exception):
+    """The linear whose input was wanted has it: what the block does behind it is not needed."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Calibrated:
+    """The calibrated weights of block `index`, by their stored names."""
+
+    index: int
+    tensors: dict[str, QuantizedTensor]
+
+
+def quantize_blocks(runner: BlockRunner, plan: Plan, pool: ThreadPoolExecutor, known: Known) -> Iterator[Calibrated]:
+    """Quantize the linears of all blocks to which `plan` gives a calibrated method, in order.
+
+    pool: each of its threads takes a matrix. Raises CorruptInputError for NaN and infinity, in the weights or in what
+    the calibration sequences make of them.
+    """
+    with all_threads():
+        hidden = runner.embed()
+    for index in range(runner.count):
+        block = runner.load(index)
+        linears = runner.linears(index, block)
+        stored = known(index)
+        if stored is None:
+            stored = _quantize_block(runner, index, hidden, plan, pool)
+        for name, tensor in stored.items():
+            _put(linears[name], tensor)
+        with all_threads():
+            hidden = runner.run(block, index, hidden)
+        yield Calibrated(index=index, tensors=stored)
+
+
+def _quantize_block(
+    runner: BlockRunner, index: int, hidden: Activations, plan: Plan, pool: ThreadPoolExecutor
+) -> dict[str, QuantizedTensor]:
+    block = runner.load(index)
+    linears = runner.linears(index, block)
+    found: dict[str, QuantizedTensor] = {}
+    for names in _sharing_inputs(runner, index, block, hidden):
+        chosen = {name: plan.assignments[name] for name in names if is_calibrated(plan.assignments.get(name))}
+        if not chosen:
+            continue
+        with all_threads():
+            moments = _moments(runner, index, block, linears[names[0]], hidden)
+        futures = {
+            name: pool.submit(_solve, _matrix(linears[name]), moments, assignment, name)
+            for name, assignment in chosen.items()
+        }
+        for name, future in futures.items():
+            found[name] = future.result()
+            _put(linears[name], found[name])
+    return found
+
+
+def is_calibrated(assignment: Assignment | None) -> bool:
+    """Whether a weight's codes depend on what it is multiplied with."""
+    return assignment is not None and assignment.method in CALIBRATED
+
+
+def _solve(weights: torch.Tensor, moments: Moments, assignment: Assignment, name: str) -> QuantizedTensor:
+    tensor = gptq(weights, moments, assignment.scheme, name)
+    return tensor if assignment.method == GPTQ else refit(weights, moments, tensor, name=name)
+
+
+def _sharing_inputs(runner: BlockRunner, index: int, block: nn.Module, hidden: Activations) -> list[list[str]]:
+    """The block's linears in the order in which it runs them, those that are given the same tensor together."""
+    groups: list[tuple[torch.Tensor, list[str]]] = []
+    hooks = []
+    for name, linear in runner.linears(index, block).items():
+
+        def note(_linear: nn.Module, inputs: tuple[torch.Tensor, ...], name: str = name) -> None:
+            for given, names in groups:
+                if given is inputs[0]:
+                    names.append(name)
+                    return
+            groups.append((inputs[0], [name]))
+
+        hooks.append(linear.register_forward_pre_hook(note))
+    try:
+        runner.run_batch(block, index, 0, hidden[0])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [names for _, names in groups]
+
+
+def _moments(runner: BlockRunner, index: int, block: nn.Module, linear: nn.Module, hidden: Activations) -> Moments:
+    """Of the inputs that `linear` is given when the block runs on all sequences."""
+    sums: list[MomentSums] = []
+
+    def add(_linear: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        tokens = inputs[0].reshape(-1, inputs[0].shape[-1])
+        if not sums:
+            sums.append(MomentSums(tokens.shape[1], cross=False))
+        sums[0].add(tokens, tokens)
+        raise _ReachedError
+
+    hook = linear.register_forward_pre_hook(add)
+    try:
+        for batch, states in enumerate(hidden):
+            try:
+                runner.run_batch(block, index, batch, states)
+            except _ReachedError:
+                continue
+    finally:
+        hook.remove()
+    return sums[0].result()
+
+
+def _is_turned(linear: nn.Module) -> bool:
+    """Whether a module holds its weight as [in, out], as transformers' Conv1D does."""
+    from torch import nn
+
+    return not isinstance(linear, nn.Linear)
+
+
+def _matrix(linear: nn.Module) -> torch.Tensor:
+    """A copy [out, in] of the weight."""
+    weight: torch.Tensor = linear.weight.detach()  # type: ignore[operator]
+    return (weight.t() if _is_turned(linear) else weight).clone().contiguous()
+
+
+def _put(linear: nn.Module, tensor: QuantizedTensor) -> None:
+    import torch
+
+    values = torch.from_numpy(np.array(tensor.dequantize()))
+    with torch.no_grad():
+        linear.weight.copy_(values.t() if _is_turned(linear) else values)  # type: ignore[operator]
