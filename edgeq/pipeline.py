@@ -15,23 +15,22 @@ from edgeq.bundle.manifest import read_manifest
 from edgeq.bundle.seal import seal
 from edgeq.bundle.stage import bundle_name, check_output, stage
 from edgeq.core.model import Task
-from edgeq.core.recipe import Effort, Plan, Recipe
+from edgeq.core.recipe import Effort, Recipe
 from edgeq.core.records import to_plain
 from edgeq.core.report import Report
 from edgeq.core.target import Format, TargetProfile
 from edgeq.errors import OutputError, RuntimeUnavailableError, SourceNotFoundError, UsageError
 from edgeq.files import output_errors
 from edgeq.lowering import lower as lower_to
-from edgeq.models.calibration import calibration_inputs
 from edgeq.models.demo_model import DEMO_NAME
 from edgeq.models.evaluation import evaluation_inputs
 from edgeq.models.reference import run_reference
 from edgeq.models.source import SourceModel, load
 from edgeq.models.tokens import TOKENIZER_FILE
-from edgeq.planning import Auto, Budget, asked_recipe, budget_for, recipe_within
+from edgeq.planning import Auto, Budget, asked_recipe, budget_for, calibration_for, recipe_within
 from edgeq.profiles import ALL_FORMATS, formats_of, load_profile
 from edgeq.progress import Progress, SilentProgress
-from edgeq.quantization import allocate, needs_calibration, trains
+from edgeq.quantization import allocate
 from edgeq.quantization import quantize as quantize_into
 from edgeq.reports.json import read_report, report_to_json
 from edgeq.reports.markdown import report_to_markdown
@@ -45,7 +44,6 @@ from edgeq.workplace import STORE, created, undone, workplace
 DEFAULT_TARGET = "android"
 ACCURACY_LEVELS = (1, 4)
 VALIDATION = "validation"
-CALIBRATION_SEQUENCES, CALIBRATION_TOKENS = 128, 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +83,7 @@ def build(model: SourceModel, job: Job, progress: Progress) -> tuple[Report, ...
             progress=progress,
         )
         plan = allocate(model, recipe, job.target, job.formats)
-        sequences = _calibration(model, plan, job.calibration, progress)
+        sequences = calibration_for(model, plan, job.calibration, progress)
         progress.stage("quantizing")
         store = quantize_into(model, plan, work / STORE, calibration=sequences, progress=progress.advance)
         return _bundles(store, model, job, work, progress)
@@ -230,7 +228,7 @@ def quantize(
     formats = formats_of(profile, format)
     chosen = recipe_within(source, chosen, profile, formats, budget=budget, calibration=calibration, progress=progress)
     plan = allocate(source, chosen, profile, formats)
-    sequences = _calibration(source, plan, calibration, progress)
+    sequences = calibration_for(source, plan, calibration, progress)
     progress.stage("quantizing")
     with undone(output.resolve()) if is_new else nullcontext():
         return quantize_into(source, plan, output, calibration=sequences, progress=progress.advance)
@@ -304,28 +302,6 @@ def validate(
             f"{bundle} could not be validated: {measurement.reason}.", remedy="See `edgeq doctor` for what is missing."
         )
     return summary.remeasured(report, measurement)
-
-
-def _calibration(model: SourceModel, plan: Plan, text: Path | None, progress: Progress) -> tuple[tuple[int, ...], ...]:
-    """What the plan's methods read: `text`, and what a language model writes itself where there is none or where all
-    weights are trained, which wants more than a text has."""
-    if not needs_calibration(plan):
-        return ()
-    progress.stage("reading calibration text" if text else "writing calibration text")
-    own = model.info.task == "text-generation" and trains(plan)
-    sources = [text, None] if text is not None and own else [text]
-    return tuple(
-        sequence
-        for source in sources
-        for sequence in calibration_inputs(
-            model.directory,
-            model.info,
-            source,
-            sequences=CALIBRATION_SEQUENCES,
-            length=CALIBRATION_TOKENS,
-            progress=progress.advance,
-        )
-    )
 
 
 def _profile(target: str, accuracy_level: int | None) -> TargetProfile:

@@ -21,7 +21,7 @@ from edgeq.lowering import lower
 from edgeq.models.calibration import calibration_inputs
 from edgeq.models.source import SourceModel
 from edgeq.progress import Progress, SilentProgress
-from edgeq.quantization import allocate, quantize
+from edgeq.quantization import allocate, needs_calibration, quantize, trains
 from edgeq.quantization.budget import Allocation, Choices, best_within, choices, smallest_within
 from edgeq.validation.gates import check_drift_limit
 
@@ -30,6 +30,7 @@ AUTO_BITS: Auto = "auto"
 """In place of a number of bits: choose them for each weight, under the budget that the limits give."""
 SEQUENCES = 32
 LENGTH = 64
+CALIBRATION_SEQUENCES, CALIBRATION_TOKENS = 128, 256
 ATTEMPTS = 4
 CLOSE = 0.998
 """Share of the limit from which an allocation is close enough."""
@@ -268,3 +269,27 @@ def _app_bytes(manifest: Manifest) -> int:
 def _golden_bytes(manifest: Manifest) -> int:
     """At most what the golden cases take that a bundle without a reference lacks."""
     return 3072 + CASES * 24 * (manifest.interface.dimension or 0)
+
+
+def calibration_for(
+    model: SourceModel, plan: Plan, text: Path | None, progress: Progress
+) -> tuple[tuple[int, ...], ...]:
+    """What the plan's methods read: `text`, and what a language model writes itself where there is none or where all
+    weights are trained, which wants more than a text has."""
+    if not needs_calibration(plan):
+        return ()
+    progress.stage("reading calibration text" if text else "writing calibration text")
+    own = model.info.task == "text-generation" and trains(plan)
+    sources = [text, None] if text is not None and own else [text]
+    return tuple(
+        sequence
+        for source in sources
+        for sequence in calibration_inputs(
+            model.directory,
+            model.info,
+            source,
+            sequences=CALIBRATION_SEQUENCES,
+            length=CALIBRATION_TOKENS,
+            progress=progress.advance,
+        )
+    )
