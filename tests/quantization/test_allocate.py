@@ -129,7 +129,7 @@ def test_unknown_methods_are_refused(model: FakeModel) -> None:
     with pytest.raises(UnknownNameError):
         allocate(model, Recipe(method="quip"), target())
     with pytest.raises(UnknownNameError):
-        allocate(model, Recipe(rules=(Rule(tensors=UP, scheme=Scheme(bits=4), method="gptq"),)), target())
+        allocate(model, Recipe(rules=(Rule(tensors=UP, scheme=Scheme(bits=4), method="quip"),)), target())
 
 
 def test_the_demo_model_stays_under_its_budget() -> None:
