@@ -57,7 +57,7 @@ def plan(
     profile = load_profile(target)
     formats = formats_of(profile, format)
     progress = progress or SilentProgress()
-    budgeted = not max_size is max_memory is max_drift is None
+    budgeted = any(limit is not None for limit in (max_size, max_memory, max_drift))
     budget = Budget(max_size=max_size, max_memory=max_memory, max_drift=max_drift) if budgeted else None
     progress.stage("loading")
     directory, label = locate(model)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+Advance = Callable[[int, int, str], None]
+"""`(units done, units in all, the one in work)`: `Progress.advance`, for work that knows of no stages."""
 
 
 class Progress(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,4 +61,3 @@ class PlanReport:
     bundle_bytes: int = 0
     drift_unit: str = "nats per token"
     is_measured: bool = False
-    notes: tuple[str, ...] = field(default=())

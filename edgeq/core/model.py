@@ -33,6 +33,11 @@ class WeightInfo:
         return self.role != "other"
 
     @property
+    def is_block_linear(self) -> bool:
+        """Whether calibration knows what it is multiplied with: a linear of a repeated block."""
+        return self.role == "linear" and self.block is not None
+
+    @property
     def outputs_inputs(self) -> tuple[int, int]:
         """`(outputs, inputs)` of a matrix, whichever way round the checkpoint stores it."""
         return self.shape[1 - self.input_axis], self.shape[self.input_axis]

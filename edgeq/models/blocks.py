@@ -24,9 +24,9 @@ from edgeq.models.architecture import build_module, parameters_on_meta
 from edgeq.models.chain import Call, Chain, Extras, Step, find_blocks, refusal, same_calls, split_output
 from edgeq.models.pooling import SentenceEmbedding
 from edgeq.models.roles import shared_names, stored_tensors
+from edgeq.models.tokens import LARGEST_LOGITS
 
 BATCH_TOKENS = 2048
-LARGEST_LOGITS = 600 * 10**6
 PROBE_TOKENS = 16
 
 Activations = list[torch.Tensor]

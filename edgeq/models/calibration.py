@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from edgeq.core.model import ModelInfo
 from edgeq.errors import UsageError
-from edgeq.models.self_text import ProgressFunction, write_sequences
+from edgeq.models.self_text import write_sequences
 from edgeq.models.tokens import (
     DATA,
     Encode,
@@ -23,6 +23,7 @@ from edgeq.models.tokens import (
     vocabulary_size,
     windows,
 )
+from edgeq.progress import Advance
 
 LARGEST_TEXT = 16 * 2**20
 BUILT_IN = "calibration.txt"
@@ -39,7 +40,7 @@ def calibration_inputs(
     *,
     sequences: int,
     length: int,
-    progress: ProgressFunction | None = None,
+    progress: Advance | None = None,
 ) -> tuple[tuple[int, ...], ...]:
     """At most `sequences` token sequences of at most `length` tokens (and of the model's context), always the same.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from edgeq.core.model import ModelInfo
 from edgeq.models.tokens import (
     DATA,
+    LARGEST_LOGITS,
     checked,
     load_tokenizer,
     random_sequences,
@@ -19,7 +20,6 @@ from edgeq.models.tokens import (
 LONGEST_SEQUENCE = 256
 TOKENS = 2048
 SENTENCES = 64
-LARGEST_LOGITS = 600 * 10**6
 LARGEST_TEXT = 2**20
 
 

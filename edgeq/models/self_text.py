@@ -11,6 +11,7 @@ from edgeq.core.model import ModelInfo
 from edgeq.errors import CorruptInputError
 from edgeq.models.architecture import load_module, read_config
 from edgeq.models.tokens import vocabulary_size
+from edgeq.progress import Advance
 
 if TYPE_CHECKING:
     import torch
@@ -21,9 +22,6 @@ LARGEST_BATCH = 128
 LARGEST_CACHE = 2**30
 """Bytes of keys and values that the sequences of one batch may take."""
 
-ProgressFunction = Callable[[int, int, str], None]
-"""`(tokens done, tokens in all, what is being done)`."""
-
 
 def write_sequences(
     directory: Path,
@@ -32,7 +30,7 @@ def write_sequences(
     *,
     sequences: int,
     length: int,
-    progress: ProgressFunction | None = None,
+    progress: Advance | None = None,
 ) -> tuple[tuple[int, ...], ...]:
     """`sequences` samples of `length` tokens each, `prefix` included.
 

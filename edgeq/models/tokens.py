@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 TOKENIZER_FILE = "tokenizer.json"
 OTHER_TOKENIZERS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "vocab.txt")
 DATA = Path(__file__).parent / "data"
+LARGEST_LOGITS = 600 * 10**6
+"""Bytes of float32 logits that are in memory at once, where the number of tokens is ours to choose."""
 
 Encode = Callable[[str, bool], list[int]]
 """`(text, with_special_tokens)` to token ids."""

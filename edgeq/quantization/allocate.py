@@ -152,10 +152,9 @@ def _method(scheme: Scheme, asked: str, effort: Effort, weight: WeightInfo) -> s
 
 def _calibrated(method: str, scheme: Scheme, weight: WeightInfo) -> str:
     """Training moves tables too, but not where 256 levels leave nothing to win; the others read a block's inputs."""
-    in_block = weight.role == "linear" and weight.block is not None
     if method == DISTILL and scheme.bits > MOST_TRAINED_BITS:
         method = REFIT
-    return method if in_block or method == DISTILL else DEFAULT_METHOD
+    return method if weight.is_block_linear or method == DISTILL else DEFAULT_METHOD
 
 
 def _check_codebook(recipe: Recipe, method: str, grid: Grid) -> None:

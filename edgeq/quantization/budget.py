@@ -13,6 +13,7 @@ from edgeq.core.model import ModelInfo
 from edgeq.core.recipe import Plan, Recipe, Rule
 from edgeq.core.scheme import Scheme
 from edgeq.core.target import Format, TargetProfile
+from edgeq.progress import Advance
 from edgeq.quantization import sensitivity
 from edgeq.quantization.allocate import allocate
 from edgeq.quantization.candidates import Candidate, Unit, held_bytes, is_choosable, unit
@@ -102,7 +103,7 @@ def choices(
     formats: tuple[Format, ...],
     *,
     sequences: Sequence[Sequence[int]],
-    progress: sensitivity.ProgressFunction | None = None,
+    progress: Advance | None = None,
 ) -> Choices:
     """Units of linears that share an input, tables and the head, each with the candidates that `formats` hold and what
     they cost on `sequences`. What `recipe` fixes stays fixed; weights that its rules name are not decided about.

@@ -9,9 +9,9 @@ sequences are not answered better. The float model and both copies of the codes 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from edgeq.core.model import ModelInfo, Task
 from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import CorruptInputError, UnsupportedModelError
+from edgeq.progress import Advance
 from edgeq.quantization.grid import storable
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from edgeq.models.blocks import BlockSource
     from edgeq.store import QuantizedModel
 
-ProgressFunction = Callable[[int, int, str], None]
 
 BATCH_TOKENS = 2048
 STEPS = {4: 200, 3: 300, 2: 400}
@@ -63,26 +64,12 @@ class Distilled:
         return cls(tensors={}, floats={}, before=0.0, after=0.0)
 
 
-class FloatSource(Protocol):
-    """What distilling needs of a model; `edgeq.models.source.SourceModel` is one."""
-
-    @property
-    def info(self) -> ModelInfo: ...
-
-    @property
-    def directory(self) -> Path: ...
-
-    def read(self, name: str) -> npt.NDArray[Any]:
-        """One weight as the checkpoint stores it: native dtype and shape."""
-        ...
-
-
 def distill(
-    model: FloatSource,
+    model: BlockSource,
     store: QuantizedModel,
     names: Sequence[str],
     sequences: Sequence[Sequence[int]],
-    progress: ProgressFunction,
+    progress: Advance,
 ) -> Distilled:
     """Train the quantized weights `names` of `store`, and all norms and biases, towards the float `model`.
 
@@ -91,11 +78,7 @@ def distill(
     import torch
 
     info, directory = model.info, model.directory
-    if info.parameters > LARGEST_TRAINED:
-        raise UnsupportedModelError(
-            f"{info.parameters:,} parameters are too many to be trained together.",
-            remedy="Use the method refit, or another effort than best.",
-        )
+    check_size(info)
     teacher, copied = _Model.load(directory, info.task), _Model.load(directory, info.task)
     student = _Student(
         teacher=teacher,
@@ -121,6 +104,15 @@ def distill(
         before=before,
         after=after,
     )
+
+
+def check_size(info: ModelInfo) -> None:
+    """Raises UnsupportedModelError for models that are too large."""
+    if info.parameters > LARGEST_TRAINED:
+        raise UnsupportedModelError(
+            f"{info.parameters:,} parameters are too many to be trained together.",
+            remedy="Use the method refit, or another effort than best.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -151,7 +143,7 @@ class _Student:
             losses = [(int(mask.sum()), float(self.loss(ids, mask))) for ids, mask in _batches(sequences, [])]
         return sum(tokens * value for tokens, value in losses) / sum(tokens for tokens, _ in losses)
 
-    def train(self, sequences: Sequence[Sequence[int]], progress: ProgressFunction) -> None:
+    def train(self, sequences: Sequence[Sequence[int]], progress: Advance) -> None:
         import torch
 
         steps, rate = STEPS[self.bits], CODE_RATE[self.bits]

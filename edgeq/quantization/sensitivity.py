@@ -9,7 +9,7 @@ the whole model. That catches what the quadratic form misses, and the prediction
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.core.scheme import Scheme
+from edgeq.progress import Advance
 from edgeq.quantization.candidates import Candidate, Unit
 from edgeq.quantization.methods import METHODS
 from edgeq.quantization.observation import Call, Observation, Subject
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 Costs = tuple[tuple[float, ...], ...]
 """Per unit and candidate, in nats per token or 1 - cosine per sentence."""
-ProgressFunction = Callable[[int, int, str], None]
 
 METHOD = "mse"
 """Stands for every method without a codebook: those with calibration lose less, but in about the same proportions."""
@@ -45,7 +45,7 @@ ROWS = 1 << 20
 
 
 def predicted(
-    subject: Subject, units: Sequence[Unit], observation: Observation, progress: ProgressFunction | None = None
+    subject: Subject, units: Sequence[Unit], observation: Observation, progress: Advance | None = None
 ) -> Costs:
     """The cost of every candidate by the quadratic form alone; 0 for what never ran."""
     costs = []
@@ -71,7 +71,7 @@ def measured(
     units: Sequence[Unit],
     costs: Costs,
     sequences: Sequence[Sequence[int]],
-    progress: ProgressFunction | None = None,
+    progress: Advance | None = None,
 ) -> Costs:
     """`costs` scaled, unit by unit, to what a candidate for each of MEASURED_BITS costs in the whole model."""
     references = _outputs(subject, sequences)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from edgeq.core.recipe import Assignment, Plan
 from edgeq.core.tensor import QuantizedTensor
 from edgeq.quantization.gptq import gptq
-from edgeq.quantization.methods import CALIBRATED, GPTQ
+from edgeq.quantization.methods import CALIBRATED, GPTQ, function_for
 from edgeq.quantization.moments import Moments, MomentSums
 from edgeq.quantization.refit import refit
 from edgeq.quantization.threads import all_threads
@@ -27,7 +26,9 @@ if TYPE_CHECKING:
 
     from edgeq.models.blocks import Activations, BlockRunner
 
-Known = Callable[[int], dict[str, QuantizedTensor] | None]
+Quantized = dict[str, QuantizedTensor]
+"""Weights of one block by their stored names."""
+Known = Callable[[int], Quantized | None]
 """The quantized weights of a block that an earlier run has stored, or None."""
 
 
@@ -35,16 +36,9 @@ class _ReachedError(Exception):
     """The linear whose input was wanted has it: what the block does behind it is not needed."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Calibrated:
-    """The calibrated weights of block `index`, by their stored names."""
-
-    index: int
-    tensors: dict[str, QuantizedTensor]
-
-
-def quantize_blocks(runner: BlockRunner, plan: Plan, pool: ThreadPoolExecutor, known: Known) -> Iterator[Calibrated]:
-    """Quantize the linears of all blocks to which `plan` gives a calibrated method, in order.
+def quantize_blocks(runner: BlockRunner, plan: Plan, pool: ThreadPoolExecutor, known: Known) -> Iterator[Quantized]:
+    """Quantize the linears of one block after the other, those without a calibrated method as well: they are part of
+    what the others are given.
 
     pool: each of its threads takes a matrix. Raises CorruptInputError for NaN and infinity, in the weights or in what
     the calibration sequences make of them.
@@ -57,25 +51,25 @@ def quantize_blocks(runner: BlockRunner, plan: Plan, pool: ThreadPoolExecutor, k
         stored = known(index)
         if stored is None:
             stored = _quantize_block(runner, index, hidden, plan, pool)
-        for name, tensor in stored.items():
-            _put(linears[name], tensor)
+        for name in linears.keys() & stored.keys():
+            _put(linears[name], stored[name])
         with all_threads():
             hidden = runner.run(block, index, hidden)
-        yield Calibrated(index=index, tensors=stored)
+        yield stored
 
 
 def _quantize_block(
     runner: BlockRunner, index: int, hidden: Activations, plan: Plan, pool: ThreadPoolExecutor
-) -> dict[str, QuantizedTensor]:
+) -> Quantized:
     block = runner.load(index)
     linears = runner.linears(index, block)
-    found: dict[str, QuantizedTensor] = {}
+    found: Quantized = {}
     for names in _sharing_inputs(runner, index, block, hidden):
-        chosen = {name: plan.assignments[name] for name in names if is_calibrated(plan.assignments.get(name))}
-        if not chosen:
-            continue
-        with all_threads():
-            moments = _moments(runner, index, block, linears[names[0]], hidden)
+        chosen = {name: plan.assignments[name] for name in names if _is_quantized(plan.assignments.get(name))}
+        moments = None
+        if any(assignment.method in CALIBRATED for assignment in chosen.values()):
+            with all_threads():
+                moments = _moments(runner, index, block, linears[names[0]], hidden)
         futures = {
             name: pool.submit(_solve, _matrix(linears[name]), moments, assignment, name)
             for name, assignment in chosen.items()
@@ -86,14 +80,16 @@ def _quantize_block(
     return found
 
 
-def is_calibrated(assignment: Assignment | None) -> bool:
-    """Whether a weight's codes depend on what it is multiplied with."""
-    return assignment is not None and assignment.method in CALIBRATED
+def _is_quantized(assignment: Assignment | None) -> bool:
+    return assignment is not None and not assignment.scheme.is_float
 
 
-def _solve(weights: torch.Tensor, moments: Moments, assignment: Assignment, name: str) -> QuantizedTensor:
-    tensor = gptq(weights, moments, assignment.scheme, name)
-    return tensor if assignment.method == GPTQ else refit(weights, moments, tensor, name=name)
+def _solve(weights: torch.Tensor, moments: Moments | None, assignment: Assignment, name: str) -> QuantizedTensor:
+    scheme, method = assignment.scheme, assignment.method
+    if moments is None or method not in CALIBRATED:
+        return function_for(method, scheme)(weights.numpy(), scheme, name)
+    tensor = gptq(weights, moments, scheme, name)
+    return tensor if method == GPTQ else refit(weights, moments, tensor, name=name)
 
 
 def _sharing_inputs(runner: BlockRunner, index: int, block: nn.Module, hidden: Activations) -> list[list[str]]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +16,13 @@ from edgeq.core.model import ModelInfo, WeightInfo
 from edgeq.core.recipe import Assignment, Plan
 from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import CorruptInputError, InternalError, UnsupportedModelError
-from edgeq.quantization.distillation import Distilled, distill
+from edgeq.progress import Advance, SilentProgress
+from edgeq.quantization.distillation import Distilled, check_size, distill
 from edgeq.quantization.grid import FloatMatrix
 from edgeq.quantization.methods import CALIBRATED, DEFAULT_METHOD, DISTILL, REFIT, function_for
-from edgeq.quantization.sequential import Calibrated, quantize_blocks
+from edgeq.quantization.sequential import Quantized, quantize_blocks
 from edgeq.quantization.threads import workers
-from edgeq.store import EncodedTensor, QuantizedModel, StoreWriter, encode_float, encode_quantized, store_key
-
-ProgressFunction = Callable[[int, int, str], None]
-"""`(parameters done, parameters in all, name of the unit just stored)`."""
+from edgeq.store import DRAFT, EncodedTensor, QuantizedModel, StoreWriter, encode_float, encode_quantized, store_key
 
 CHUNK = 1 << 18
 """Weights that a thread quantizes at a time: its float32 working set then stays in the caches."""
@@ -72,7 +69,7 @@ def quantize(
     directory: Path,
     *,
     calibration: Sequence[Sequence[int]] = (),
-    progress: ProgressFunction | None = None,
+    progress: Advance | None = None,
 ) -> QuantizedModel:
     """Write `model`, quantized as `plan` says, to the store `directory`, and open it.
 
@@ -84,21 +81,26 @@ def quantize(
     """
     if unknown := sorted(set(plan.assignments) - set(model.info.weights)):
         raise InternalError(f"The plan names {unknown[0]!r}, which the model lacks.", remedy="Report this.")
-    progress = progress or _silent
+    progress = progress or SilentProgress().advance
     if not calibration and needs_calibration(plan):
         raise InternalError("A calibrated method was given nothing to read.", remedy="Report this.")
     trained = [name for name, assignment in plan.assignments.items() if assignment.method == DISTILL]
-    if not trained:
-        return _write(model, plan, directory, calibration=calibration, progress=progress, distilled=Distilled.nothing())
-    # What is trained starts from a store of its own, which a run that was killed finds again.
-    draft = directory.with_name(f"{directory.name}.draft")
-    store = quantize(model, _draft(plan, model.info), draft, calibration=calibration, progress=progress)
-    distilled = distill(model, store, trained, calibration, progress)
-    finished = _write(
-        model, plan, directory, calibration=calibration, progress=progress, distilled=distilled, draft=store
-    )
-    shutil.rmtree(draft)
-    return finished
+    if trained:
+        check_size(model.info)
+    writer = StoreWriter(directory, key=store_key(model.info, plan, model.directory, calibration))
+    draft, distilled = None, Distilled.nothing()
+    if trained:
+        draft_plan = _draft(plan, model.info)
+        draft = quantize(model, draft_plan, directory / DRAFT, calibration=calibration, progress=progress)
+        distilled = distill(model, draft, trained, calibration, progress)
+    units = _units(model.info)
+    total, done = sum(unit.parameters for unit in units), 0
+    with workers() as pool:
+        given = _Given(model=model, plan=plan, pool=pool, writer=writer, units=units, distilled=distilled, draft=draft)
+        for unit in _stored(given, calibration):
+            done += unit.parameters
+            progress(done, total, unit.label)
+    return writer.finish(model.info, plan, model.directory, model.companion_files())
 
 
 def needs_calibration(plan: Plan) -> bool:
@@ -124,29 +126,7 @@ def _draft(plan: Plan, info: ModelInfo) -> Plan:
 
 
 def _before_training(weight: WeightInfo) -> str:
-    return REFIT if weight.role == "linear" and weight.block is not None else DEFAULT_METHOD
-
-
-def _write(
-    model: FloatModel,
-    plan: Plan,
-    directory: Path,
-    *,
-    calibration: Sequence[Sequence[int]],
-    progress: ProgressFunction,
-    distilled: Distilled,
-    draft: QuantizedModel | None = None,
-) -> QuantizedModel:
-    units = _units(model.info)
-    total = sum(unit.parameters for unit in units)
-    writer = StoreWriter(directory, key=store_key(model.info, plan, model.directory, calibration))
-    done = 0
-    with workers() as pool:
-        given = _Given(model=model, plan=plan, pool=pool, writer=writer, units=units, distilled=distilled, draft=draft)
-        for unit in _stored(given, calibration):
-            done += unit.parameters
-            progress(done, total, unit.label)
-    return writer.finish(model.info, plan, model.directory, model.companion_files())
+    return REFIT if weight.is_block_linear else DEFAULT_METHOD
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -162,7 +142,7 @@ class _Given:
     distilled: Distilled
     draft: QuantizedModel | None
 
-    def tensors(self, unit: Unit) -> dict[str, QuantizedTensor]:
+    def tensors(self, unit: Unit) -> Quantized:
         """Codes of the unit that are known before it is encoded."""
         if self.draft is None:
             return {}
@@ -174,11 +154,11 @@ class _Given:
 def _stored(given: _Given, calibration: Sequence[Sequence[int]]) -> Iterator[Unit]:
     """Each unit once it is on disk. One is written while the next is quantized: two are in memory at most."""
     writing: tuple[Unit, Future[None]] | None = None
-    blocks = _calibrated(given, calibration)
+    blocks = _blocks(given, calibration)
     with ThreadPoolExecutor(1, thread_name_prefix="write") as disk:
         for index, unit in enumerate(given.units):
             known = given.writer.holds(index, unit.label)
-            tensors = next(blocks).tensors if unit.is_block and blocks is not None else given.tensors(unit)
+            tensors = next(blocks) if unit.is_block and blocks is not None else given.tensors(unit)
             encoded = {} if known else _encode_unit(given, unit, tensors)
             if writing is not None:
                 writing[1].result()
@@ -191,7 +171,7 @@ def _stored(given: _Given, calibration: Sequence[Sequence[int]]) -> Iterator[Uni
             yield writing[0]
 
 
-def _calibrated(given: _Given, calibration: Sequence[Sequence[int]]) -> Iterator[Calibrated] | None:
+def _blocks(given: _Given, calibration: Sequence[Sequence[int]]) -> Iterator[Quantized] | None:
     """The blocks one after the other, where a method reads what the blocks before hand over."""
     if given.draft is not None or not needs_calibration(given.plan):
         return None
@@ -199,7 +179,7 @@ def _calibrated(given: _Given, calibration: Sequence[Sequence[int]]) -> Iterator
 
     places = [(index, unit) for index, unit in enumerate(given.units) if unit.is_block]
 
-    def known(block: int) -> dict[str, QuantizedTensor] | None:
+    def known(block: int) -> Quantized | None:
         index, unit = places[block]
         return given.writer.quantized(index, unit.label) if given.writer.holds(index, unit.label) else None
 
@@ -291,10 +271,6 @@ def _encode_float(values: npt.NDArray[Any], weight: WeightInfo, assignment: Assi
             remedy="Give it 8 bits with a rule, or the whole model with --bits 8.",
         )
     return encode_float(weight.name, floats.astype(np.float16))
-
-
-def _silent(_done: int, _total: int, _label: str) -> None:
-    """Nobody watches."""
 
 
 def to_float32(values: npt.NDArray[Any]) -> FloatMatrix:

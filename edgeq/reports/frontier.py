@@ -32,7 +32,6 @@ def plan_text(report: PlanReport) -> str:
         lines += ["", f"chosen   {_gigabytes(report.chosen.bytes)} of weights, drift {number(report.chosen.drift)}"]
         lines += [f"         {_schemes(report.chosen)}"]
         lines += [f"         the bundle takes {report.bundle_bytes:,} bytes"] if report.bundle_bytes else []
-    lines += [f"note: {note}" for note in report.notes]
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
     store.json                        written last: no file, no store
     blocks/0003-block-2.safetensors   one per repeated block, or per weight outside of them
     source/                           configuration, tokenizer and licence of the model
+    draft/                            a store that training starts from, until the one around it is finished
     partial.jsonl                     while it is being written: the key, then one finished block per line
 
 A quantized weight `w` is `w.codes` (packed along the inputs, uint8 [out, ceil(in * bits / 8)]), `w.scales` (float32
@@ -28,6 +29,7 @@ DOCUMENT = "store.json"
 PARTIAL = "partial.jsonl"
 BLOCKS = "blocks"
 SOURCE = "source"
+DRAFT = "draft"
 REMEDY = "Delete the store and quantize again."
 
 

@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 import edgeq
 from edgeq.core.artifact import FileEntry
 from edgeq.core.digest import weights_digest
@@ -21,6 +23,7 @@ from edgeq.store.encode import EncodedTensor, decode_quantized
 from edgeq.store.layout import (
     BLOCKS,
     DOCUMENT,
+    DRAFT,
     PARTIAL,
     SOURCE,
     STORE_SCHEMA,
@@ -89,7 +92,7 @@ class StoreWriter:
         return {
             name: _read_quantized(self._directory / record.file.path, name, entry)
             for name, entry in record.tensors.items()
-            if entry.scheme is not None and entry.scheme.codebook is None
+            if entry.scheme is not None
         }
 
     def write(self, index: int, label: str, tensors: Mapping[str, EncodedTensor]) -> None:
@@ -126,6 +129,7 @@ class StoreWriter:
         text = json.dumps(to_plain(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         write_bytes_atomic(self._directory / DOCUMENT, text.encode())
         (self._directory / PARTIAL).unlink(missing_ok=True)
+        shutil.rmtree(self._directory / DRAFT, ignore_errors=True)
         return QuantizedModel(self._directory, document, trusted=True)
 
     def _copy(self, source: Path, relative: Path) -> FileEntry:
@@ -161,10 +165,10 @@ class StoreWriter:
 
     def _start_anew(self) -> None:
         """Remove what a run with another key left. Refuses a directory that holds anything else."""
-        ours = {DOCUMENT, PARTIAL, BLOCKS, SOURCE}
+        ours = {DOCUMENT, PARTIAL, BLOCKS, SOURCE, DRAFT}
         names = {path.name for path in self._directory.iterdir()}
         names -= {path.name for path in self._directory.glob(TEMPORARY)}
-        if names - ours or (names and not names & {DOCUMENT, PARTIAL}):
+        if names - ours or (names and not names & {DOCUMENT, PARTIAL, DRAFT}):
             raise OutputError(f"{self._directory} is not a store and not empty.", remedy="Name another --output.")
         (self._directory / DOCUMENT).unlink(missing_ok=True)
         for name in (BLOCKS, SOURCE):
@@ -174,14 +178,16 @@ class StoreWriter:
 
 def _read_quantized(path: Path, name: str, record: TensorRecord) -> QuantizedTensor:
     scheme, (outputs, inputs) = record.scheme, record.shape
-    if scheme is None or scheme.codebook is not None:
-        raise InternalError(f"{name!r} has no codes of a plain grid.", remedy="Report this.")
+    if scheme is None:
+        raise InternalError(f"{name!r} is not quantized.", remedy="Report this.")
+    scales = read_tensor(path, f"{name}.scales") if scheme.has_scales else np.ones((outputs, 1), np.float32)
     return decode_quantized(
         scheme,
         (outputs, inputs),
         read_tensor(path, f"{name}.codes"),
-        read_tensor(path, f"{name}.scales"),
+        scales,
         None if scheme.symmetric else read_tensor(path, f"{name}.zero_points"),
+        codebook=None if scheme.codebook is None else read_tensor(path, f"{name}.codebook"),
     )
 
 

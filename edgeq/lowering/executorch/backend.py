@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import torch
@@ -35,7 +36,11 @@ def to_pte(program: ExportedProgram, interface: Interface, longest: int) -> byte
                 constant_methods=metadata(interface, longest) or None,
             ).to_backend(partitioner())
             lowered = edge.to_executorch(ExecutorchBackendConfig(do_quant_fusion_and_const_prop=True))
-    except Exception as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # ExecuTorch has no common error type
+        if is_raised_by_edgeq(error):
+            raise
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UnsupportedModelError(
             f"ExecuTorch cannot lower the model ({reason}).",
@@ -44,6 +49,12 @@ def to_pte(program: ExportedProgram, interface: Interface, longest: int) -> byte
     pte: bytes = lowered.buffer
     check(pte, largest)
     return pte
+
+
+def is_raised_by_edgeq(error: BaseException) -> bool:
+    """Whether it comes from our own code, not from what that calls: then it is a defect, and no verdict on a model."""
+    *_, (innermost, _) = traceback.walk_tb(error.__traceback__)
+    return str(innermost.f_globals.get("__name__", "")).startswith("edgeq.")
 
 
 def products() -> list[Any]:
