@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.quality_job import Inputs, Job, Matrix, Quantized, RefusalError, Stopwatch, all_grid_bytes, serve
@@ -47,11 +50,13 @@ def quantize(job: Job, inputs: Inputs) -> Quantized:
         msg = "GPTQModel has no definition of encoders"
         raise RefusalError(msg)
     watch = Stopwatch()
-    model = GPTQModel.load(inputs.model, QuantizeConfig(**settings(job)), device="cpu", dtype=torch.float32)
+    source = str(Path(inputs.model).resolve())
+    model = GPTQModel.load(source, QuantizeConfig(**settings(job)), device="cpu", dtype=torch.float32)
     calibration = [
         {"input_ids": list(sequence), "attention_mask": [1] * len(sequence)} for sequence in inputs.calibration
     ]
-    with watch.running():
+    # It writes its logs into the working directory.
+    with tempfile.TemporaryDirectory() as directory, contextlib.chdir(directory), watch.running():
         model.quantize(calibration, batch_size=8, backend=BACKEND.TORCH)
     weights = {}
     for name, module in model.model.named_modules():

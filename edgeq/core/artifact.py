@@ -81,7 +81,7 @@ def container_notes(weights: Mapping[str, WeightLocation], kernels: str) -> tupl
     """For the report: which bits are stored in more, as `kernels` have none for them."""
     found = Counter((one.bits, one.container_bits) for one in weights.values() if one.container_bits is not None)
     return tuple(
-        f"{count} weights of {bits} bits are stored in {stored} bits a code: {kernels} have no kernel for them"
+        f"{count} weights of {bits} bits are stored in {stored} bits a code: {kernels} have none for fewer"
         for (bits, stored), count in sorted(found.items())
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from html import escape
+from itertools import groupby
 
 from edgeq.core.frontier import BitsCost, FrontierPoint, PlanReport
 from edgeq.reports.figures import number
@@ -125,8 +126,8 @@ def _cost_lines(costs: Sequence[BitsCost]) -> Iterator[str]:
             for cost in costs
         ],
     )
-    for cost in costs:
-        yield f"{cost.bits:>4} bits fit {', '.join(cost.fits) or 'no target'}"
+    for fits, alike in groupby(costs, key=lambda cost: cost.fits):
+        yield f"{', '.join(str(cost.bits) for cost in alike)} bits fit {', '.join(fits) or 'no target'}"
 
 
 def _point_lines(report: PlanReport) -> Iterator[str]:
