@@ -50,7 +50,7 @@ def export(
     """
     arguments = locals()  # every one is an argument of export_formats
     from edgeq.pipeline import export_formats
-    from edgeq.profiles import ALL_FORMATS
+    from edgeq.targets.profiles import ALL_FORMATS
 
     if format == ALL_FORMATS:
         raise UsageError("edgeq.export returns one report.", remedy="Call edgeq.export_formats for all formats.")

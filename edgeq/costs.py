@@ -10,9 +10,9 @@ from edgeq.core.model import ModelInfo
 from edgeq.core.recipe import Plan, Recipe
 from edgeq.core.target import Format, TargetProfile
 from edgeq.models.structure import Cache
-from edgeq.profiles import available_profiles, load_profile
 from edgeq.quantization.allocate import plan_for
-from edgeq.quantization.candidates import held_bytes
+from edgeq.targets.formats import FORMATS
+from edgeq.targets.profiles import available_profiles, load_profile
 
 BITS = (16, 8, 4, 3, 2)
 
@@ -69,7 +69,7 @@ def file_bytes(info: ModelInfo, plan: Plan, target: TargetProfile, format: Forma
         if scheme is None:
             total += 4 * math.prod(weight.shape)
         else:
-            total += held_bytes(weight, scheme, format, target.accuracy_level, is_tied=is_tied)
+            total += FORMATS[format].held_bytes(weight, scheme, target.accuracy_level, is_tied)
     return total
 
 

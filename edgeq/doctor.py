@@ -5,10 +5,11 @@ from __future__ import annotations
 import platform
 from dataclasses import dataclass
 from importlib import metadata
-from typing import assert_never, get_args
+from typing import get_args
 
 from edgeq.core.target import Format
 from edgeq.errors import RuntimeUnavailableError
+from edgeq.targets.formats import FORMATS
 
 REQUIREMENTS = (
     ("torch", "capture and the float reference"),
@@ -18,13 +19,6 @@ REQUIREMENTS = (
     ("onnxruntime", "running ONNX bundles"),
 )
 """Distribution and what it is needed for."""
-
-EXTRAS: dict[Format, tuple[str, ...]] = {
-    "onnx": (),
-    "executorch": ("executorch", "torchao"),
-    "coreml": ("coremltools",),
-}
-"""The distributions of each format's optional dependencies."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,32 +100,22 @@ def _version(distribution: str) -> str | None:
 
 
 def _format_support(format: Format) -> FormatSupport:
-    from edgeq.runtimes.opening import import_runtime, is_reference_executed
+    from edgeq.runtimes.opening import is_reference_executed, runtime_of
 
-    absent = [name for name in EXTRAS[format] if _version(name) is None]
+    absent = [name for name in FORMATS[format].distributions if _version(name) is None]
     if absent:
         return FormatSupport(name=format, usable=False, detail=f"pip install 'edgeq[{format}]'")
+    runtime = runtime_of(format)
     try:
-        version = import_runtime(format)
+        version = runtime.version()
     except RuntimeUnavailableError as error:
         return FormatSupport(name=format, usable=False, detail=f"{error.what} {error.remedy}")
     if is_reference_executed(format):
         detail = f"coremltools {version} writes it, the reference interpreter runs it: drift is judged, memory is not"
         return FormatSupport(name=format, usable=True, detail=detail)
-    return FormatSupport(name=format, usable=True, detail=_runtime(format, version))
-
-
-def _runtime(format: Format, version: str) -> str:
-    match format:
-        case "onnx":
-            return f"onnxruntime {version}"
-        case "executorch":
-            return f"executorch {version}"
-        case "coreml":
-            return f"Core ML of macOS {platform.mac_ver()[0]}, coremltools {version}"
-    assert_never(format)
+    return FormatSupport(name=format, usable=True, detail=f"{runtime.name()} {version}")
 
 
 def _is_broken(support: FormatSupport) -> bool:
     """Installed, or part of what everybody installs, and yet of no use."""
-    return not support.usable and all(_version(name) is not None for name in EXTRAS[support.name])
+    return not support.usable and all(_version(name) is not None for name in FORMATS[support.name].distributions)

@@ -103,8 +103,8 @@ def inspect(path: str | Path | None) -> Inspection:
 def of_model(model: SourceModel) -> ModelInspection:
     """Names, shapes and roles of a model's weights, and what they would take at 16, 8 and 4 bits."""
     from edgeq.core.recipe import Recipe
-    from edgeq.profiles import load_profile
     from edgeq.quantization.allocate import allocate
+    from edgeq.targets.profiles import load_profile
 
     target = load_profile(SIZES_FOR)
     info = model.info

@@ -28,14 +28,14 @@ from edgeq.models.reference import run_reference
 from edgeq.models.source import SourceModel, load
 from edgeq.models.tokens import TOKENIZER_FILE
 from edgeq.planning import Auto, Budget, asked_recipe, budget_for, calibration_for, recipe_within
-from edgeq.profiles import ALL_FORMATS, formats_of, load_profile
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantization import allocate
 from edgeq.quantization import quantize as quantize_into
 from edgeq.reports.json import read_report, report_to_json
 from edgeq.reports.markdown import report_to_markdown
-from edgeq.runtimes.opening import import_runtime
+from edgeq.runtimes.opening import runtime_of
 from edgeq.store import QuantizedModel
+from edgeq.targets.profiles import ALL_FORMATS, formats_of, load_profile
 from edgeq.validation import validate_bundle
 from edgeq.validation.gates import Criteria, check_drift_limit
 from edgeq.validation.reference_set import ReferenceSet
@@ -324,7 +324,7 @@ def _check_places(job: Job) -> None:
     for format in job.formats:
         check_output(job.output_of(format), force=job.force)
         if format != "onnx":  # the packages that lower the others are extras
-            import_runtime(format)
+            runtime_of(format).version()
     check_drift_limit(job.max_drift)
     _check_text(job.evaluation, "--evaluation")
     _check_text(job.calibration, "--calibration")

@@ -15,10 +15,10 @@ from edgeq.errors import UsageError
 from edgeq.models.source import load, locate
 from edgeq.models.structure import Structure, has_weights, read_structure
 from edgeq.planning import Budget, fit, survey
-from edgeq.profiles import formats_of, load_profile
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantization.allocate import plan_for
 from edgeq.quantization.budget import Allocation, Choices, frontier
+from edgeq.targets.profiles import formats_of, load_profile
 
 UNIFORM_BITS = (2, 3, 4, 8)
 

@@ -16,13 +16,13 @@ from edgeq.errors import CorruptInputError
 from edgeq.lowering import lower
 from edgeq.models.architecture import build_module
 from edgeq.models.source import load
-from edgeq.profiles import load_profile
 from edgeq.progress import SilentProgress
 from edgeq.quantization import allocate, quantize
 from edgeq.runtimes import onnxruntime
 from edgeq.runtimes.executorch import Encoder, TextGenerator, import_executorch, planned_memory
 from edgeq.runtimes.generation import Floats
 from edgeq.store import QuantizedModel
+from edgeq.targets.profiles import load_profile
 from edgeq.validation.gates import LOWERING_RELATIVE_ERROR
 from tests.tiny_models import tiny_bert
 

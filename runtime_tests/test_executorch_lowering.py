@@ -23,11 +23,11 @@ from edgeq.lowering.executorch.lowering import build
 from edgeq.models.architecture import build_module
 from edgeq.models.pooling import SentenceEmbedding
 from edgeq.models.source import load
-from edgeq.profiles import load_profile
 from edgeq.progress import SilentProgress
 from edgeq.quantization import allocate, quantize
 from edgeq.runtimes.executorch import Encoder, TextGenerator, planned_memory
 from edgeq.store import QuantizedModel
+from edgeq.targets.profiles import load_profile
 from edgeq.validation.weights import artifact_digest
 from runtime_tests.families import VOCABULARY, WINDOW, Family, save_random
 from tests.tiny_models import tiny_bert, tiny_gpt2, tiny_llama, tiny_qwen2

@@ -18,11 +18,12 @@ from edgeq.lowering import lower
 from edgeq.models.architecture import build_module
 from edgeq.models.pooling import SentenceEmbedding
 from edgeq.models.source import load
-from edgeq.profiles import load_profile
 from edgeq.progress import SilentProgress
 from edgeq.quantization import allocate, quantize
-from edgeq.runtimes.opening import open_encoder
+from edgeq.runtimes.generation import Opening
+from edgeq.runtimes.opening import runtime_of
 from edgeq.store import QuantizedModel
+from edgeq.targets.profiles import load_profile
 from edgeq.validation.weights import artifact_digest
 from runtime_tests.families import VOCABULARY
 from tests.tiny_models import tiny_bert
@@ -64,7 +65,7 @@ def relative_error(store: QuantizedModel, artifact: Artifact) -> float:
     with torch.no_grad():
         expected = SentenceEmbedding(model, "mean", True)(input_ids=ids, attention_mask=torch.ones_like(ids))
     path = artifact.directory / artifact.entry
-    found = open_encoder(artifact.format, path, artifact.interface, threads=1).forward(IDS)
+    found = runtime_of(artifact.format).open_encoder(path, artifact.interface, Opening(threads=1)).forward(IDS)
     return float(np.linalg.norm(found - expected.numpy()) / np.linalg.norm(expected.numpy()))
 
 

@@ -19,10 +19,10 @@ from edgeq.core.target import Format
 from edgeq.errors import CorruptInputError
 from edgeq.lowering import lower
 from edgeq.models.source import load
-from edgeq.profiles import load_profile
 from edgeq.progress import SilentProgress
 from edgeq.quantization import allocate, quantize
 from edgeq.store import QuantizedModel
+from edgeq.targets.profiles import load_profile
 from edgeq.validation.coreml_weights import _HEADER, CoremlWeights
 from edgeq.validation.weights import artifact_digest
 from tests.tiny_models import tiny_bert

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import executorch_coreml
 from benchmarks.measuring import Row, Usage, markdown_table, measure_process
 from edgeq.core.target import Format
-from edgeq.profiles import load_profile
+from edgeq.targets.profiles import load_profile
 
 MIB = 2**20
 REPOSITORY = Path(__file__).parents[1]

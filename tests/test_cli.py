@@ -280,7 +280,7 @@ def test_lower_takes_the_settings_target(library: Library) -> None:
 
 
 def test_targets_lists_every_profile(capsys: pytest.CaptureFixture[str]) -> None:
-    from edgeq.profiles import available_profiles
+    from edgeq.targets.profiles import available_profiles
 
     assert cli.run(["targets"]) == 0
     first_words = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
@@ -288,7 +288,7 @@ def test_targets_lists_every_profile(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_target_is_shown_with_its_sources(capsys: pytest.CaptureFixture[str]) -> None:
-    from edgeq.profiles import load_profile
+    from edgeq.targets.profiles import load_profile
 
     assert cli.run(["targets", "android"]) == 0
     shown = " ".join(capsys.readouterr().out.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -12,12 +13,14 @@ from edgeq.core.target import Format
 from edgeq.doctor import Diagnosis, FormatSupport, examine
 from edgeq.errors import RuntimeUnavailableError
 from edgeq.runtimes import opening
+from edgeq.targets.formats import FORMATS
 
 
 @pytest.fixture(autouse=True)
 def loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runtimes that load, without loading them: that they do is for `runtime_tests`."""
-    monkeypatch.setattr(opening, "import_runtime", lambda format: f"1.2-{format}")
+    for format in get_args(Format):
+        monkeypatch.setattr(opening.runtime_of(format), "version", lambda format=format: f"1.2-{format}")
 
 
 def formats(diagnosis: Diagnosis) -> dict[Format, FormatSupport]:
@@ -44,7 +47,8 @@ def test_core_ml_says_who_runs_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_optional_packages_that_are_absent_are_no_defect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(doctor.EXTRAS, "executorch", ("executorch", "no-such-package"))
+    absent = replace(FORMATS["executorch"], distributions=("executorch", "no-such-package"))
+    monkeypatch.setitem(FORMATS, "executorch", absent)
     diagnosis = examine()
     support = formats(diagnosis)["executorch"]
     assert (support.usable, support.detail) == (False, "pip install 'edgeq[executorch]'")
@@ -53,12 +57,10 @@ def test_optional_packages_that_are_absent_are_no_defect(monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("broken", ["onnx", "executorch"])
 def test_installed_runtime_that_does_not_load_is_missing(monkeypatch: pytest.MonkeyPatch, broken: Format) -> None:
-    def load(format: Format) -> str:
-        if format == broken:
-            raise RuntimeUnavailableError("It cannot be imported (a library is gone).", remedy="Install it again.")
-        return "1.2"
+    def load() -> str:
+        raise RuntimeUnavailableError("It cannot be imported (a library is gone).", remedy="Install it again.")
 
-    monkeypatch.setattr(opening, "import_runtime", load)
+    monkeypatch.setattr(opening.runtime_of(broken), "version", load)
     diagnosis = examine()
     assert [missing.name for missing in diagnosis.missing] == [broken]
     assert diagnosis.missing[0].remedy == "It cannot be imported (a library is gone). Install it again."

@@ -175,6 +175,19 @@ def test_nothing_names_one_machine() -> None:
     assert found == []
 
 
+FORMATS_OWN = ("lowering", "validation", "bundle", "targets", "runtimes/executorch.py", "runtimes/coreml")
+
+
+@pytest.mark.parametrize("format", ["executorch", "coreml"])
+def test_a_format_is_known_in_few_lines_elsewhere(format: str) -> None:
+    package = REPOSITORY / "edgeq"
+    others = [
+        path for path in package.rglob("*.py") if not path.relative_to(package).as_posix().startswith(FORMATS_OWN)
+    ]
+    lines = [line for path in others for line in path.read_text(encoding="utf-8").splitlines() if format in line]
+    assert 0 < len(lines) < 10
+
+
 def test_every_dependency_is_pinned() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"], "hatchling", "editables"]

@@ -13,9 +13,9 @@ from edgeq.core.recipe import Plan, Recipe
 from edgeq.errors import SourceNotFoundError
 from edgeq.inspection import BundleInspection, ModelInspection, StoreInspection, inspect, planned_bytes
 from edgeq.models import source
-from edgeq.profiles import load_profile
 from edgeq.quantization import allocate, quantize
 from edgeq.store import QuantizedModel
+from edgeq.targets.profiles import load_profile
 from tests.bundle.samples import sealed_bundle
 from tests.reports.samples import DIGEST
 from tests.tiny_models import tiny_llama

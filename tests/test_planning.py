@@ -15,8 +15,8 @@ from edgeq.errors import UsageError
 from edgeq.models import source
 from edgeq.models.structure import read_structure
 from edgeq.planning import Budget, budget_for
-from edgeq.profiles import load_profile
 from edgeq.quantization.allocate import plan_for
+from edgeq.targets.profiles import load_profile
 from tests.tiny_models import tiny_llama
 
 LLAMA_7B = {

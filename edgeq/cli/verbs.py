@@ -193,7 +193,7 @@ def targets(
     json: flags.Json = False,
 ) -> int:
     """List the device profiles, or show one."""
-    from edgeq import profiles
+    from edgeq.targets import profiles
 
     if name is None:
         show.profiles([profiles.load_profile(known) for known in profiles.available_profiles()], json=json)

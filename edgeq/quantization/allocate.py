@@ -23,17 +23,8 @@ from edgeq.quantization.methods import (
     resolve_method,
 )
 from edgeq.quantization.stage import FloatModel
+from edgeq.targets.formats import FORMATS, FormatGrid
 
-GROUP_SIZES = {2: 32, 3: 32, 4: 64, 8: 64}
-"""By bits. A float32 graph stores float32 scales: halving a group costs up to a bit per weight. With 4 bits, groups of
-32, 64 and 128 take 5.1, 4.6 and 4.3 bits and leave a mean cosine of .977, .971 and .964 on all-MiniLM-L6-v2; 64 decodes
-a tenth faster than 32. With 8 bits all three are nearly exact, but the kernels round activations by the same groups: 64
-keeps .9995 in total, 128 only .9991, too near the gate of .999. Below 4 bits the grid is too coarse for long groups,
-and 32 is the least that the 2-bit kernels of ONNX Runtime take."""
-XNNPACK_BITS = 4
-"""The least that its kernels have: codes of 2 and 3 bits are stored in 4."""
-XNNPACK_GROUP = 32
-"""ExecuTorch's 4-bit kernels take symmetric groups of at least 32 with 16-bit scales: 4.5 bits in all."""
 PALETTE_ROWS = (16, 8, 4, 2, 1)
 """Outputs that share a palette, the first that divides them: the Neural Engine has one table per group of channels."""
 MOST_TRAINED_BITS = 4
@@ -77,6 +68,10 @@ def plan_for(info: ModelInfo, recipe: Recipe, target: TargetProfile, formats: tu
     return Plan(assignments=assignments)
 
 
+SCALE_DTYPES: tuple[ScaleDtype, ...] = ("bfloat16", "float16", "float32")
+"""The coarsest first: what it stores, those behind it hold too, in the range that scales have."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Grid:
     """What the formats of one export leave to choose."""
@@ -85,26 +80,37 @@ class Grid:
     formats: tuple[Format, ...]
 
     @property
+    def _held(self) -> list[FormatGrid]:
+        return [FORMATS[format] for format in self.formats]
+
+    @property
     def scale_dtype(self) -> ScaleDtype:
-        """XNNPACK rounds scales to bfloat16, whose 8 bits float16 holds too; Core ML computes in float16."""
-        if "executorch" in self.formats:
-            return "bfloat16"
-        return "float16" if "coreml" in self.formats else "float32"
+        return min((held.scale_dtype for held in self._held), key=SCALE_DTYPES.index)
+
+    @property
+    def signed_scales(self) -> bool:
+        return all(held.signed_scales for held in self._held)
+
+    @property
+    def has_codebooks(self) -> bool:
+        return all(held.has_codebooks for held in self._held)
 
     def group_size(self, bits: int, inputs: int) -> int | None:
-        """The default for linears and a head. None is one scale per channel: XNNPACK's 8-bit kernels have no groups,
-        and the Neural Engine refuses them."""
-        on_neural_engine = "coreml" in self.formats and self.target.compute_unit == "neural_engine"
-        if on_neural_engine or ("executorch" in self.formats and bits == 8):
+        """The default for linears and a head. None is one scale per channel: the Neural Engine refuses groups."""
+        sizes = [held.group_sizes.get(bits, SMALLEST_GROUP) for held in self._held]
+        preferred = [size for size in sizes if size is not None]
+        if len(preferred) < len(sizes) or self._is_neural_engine:
             return None
-        preferred = XNNPACK_GROUP if "executorch" in self.formats else GROUP_SIZES.get(bits, SMALLEST_GROUP)
-        return _dividing_group(preferred, inputs)
+        return _dividing_group(min(preferred), inputs)
 
     def symmetric(self, bits: int) -> bool:
-        """XNNPACK has no zero points: they would cost a second product, but below 4 bits they are part of its 4-bit
-        codes. The Neural Engine wants none either."""
-        on_xnnpack = "executorch" in self.formats and bits >= XNNPACK_BITS
-        return on_xnnpack or self.target.compute_unit == "neural_engine"
+        """Whether zero points are not free: the Neural Engine wants none either."""
+        bounds = (held.symmetric_from for held in self._held)
+        return self._is_neural_engine or any(bound is not None and bits >= bound for bound in bounds)
+
+    @property
+    def _is_neural_engine(self) -> bool:
+        return self.target.compute_unit == "neural_engine"
 
 
 def _default_scheme(recipe: Recipe, info: ModelInfo, weight: WeightInfo, grid: Grid) -> Scheme:
@@ -130,7 +136,7 @@ def _default_scheme(recipe: Recipe, info: ModelInfo, weight: WeightInfo, grid: G
         group_size=group_size,
         symmetric=grid.symmetric(bits) if recipe.symmetric is None else recipe.symmetric,
         scale_dtype=grid.scale_dtype,
-        signed_scales="executorch" not in grid.formats,
+        signed_scales=grid.signed_scales,
     )
 
 
@@ -160,7 +166,7 @@ def _calibrated(method: str, scheme: Scheme, weight: WeightInfo) -> str:
 def _check_codebook(recipe: Recipe, method: str, grid: Grid) -> None:
     if method not in CODEBOOKS:
         return
-    if grid.formats != ("coreml",):
+    if not grid.has_codebooks:
         raise UsageError(
             f"The method {method!r} makes codebooks, which only Core ML holds.",
             remedy="Use --target ios --format coreml, or the method mse.",

@@ -16,10 +16,11 @@ from edgeq.core.target import Format, TargetProfile
 from edgeq.progress import Advance
 from edgeq.quantization import sensitivity
 from edgeq.quantization.allocate import allocate
-from edgeq.quantization.candidates import Candidate, Unit, held_bytes, is_choosable, unit
+from edgeq.quantization.candidates import Candidate, Unit, is_choosable, unit
 from edgeq.quantization.knapsack import Option, solve
 from edgeq.quantization.observation import Subject, observe
 from edgeq.quantization.stage import FloatModel
+from edgeq.targets.formats import FORMATS
 
 OBSERVED_SEQUENCES = 16
 MEASURED_SEQUENCES = 8
@@ -197,7 +198,7 @@ def _rest_bytes(model: FloatModel, plan: Plan, decided: set[str], target: Target
             total += 4 * math.prod(weight.shape)
         else:
             is_tied = name in model.info.tied.values()
-            total += held_bytes(weight, scheme, format, target.accuracy_level, is_tied=is_tied)
+            total += FORMATS[format].held_bytes(weight, scheme, target.accuracy_level, is_tied)
     return total
 
 

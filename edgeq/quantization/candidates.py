@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import assert_never
 
 from edgeq.core.model import ModelInfo, WeightInfo
 from edgeq.core.recipe import Recipe
 from edgeq.core.scheme import FLOAT_BITS, Scheme
 from edgeq.core.target import Format, TargetProfile
 from edgeq.quantization.allocate import PALETTE_ROWS, SMALLEST_MATRIX, Grid
+from edgeq.targets.formats import FORMATS
 
 INTEGER_BITS = (2, 3, 4, 8)
 PALETTE_BITS = (2, 3, 4, 6)
 GROUPS = (32, 64, 128)
-SMALLEST_CONTAINER = 4
-"""Bits that a code of fewer bits takes where the runtime has no kernel for so few."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +62,7 @@ def unit(
         if is_table and recipe.embedding_bits not in (None, scheme.bits):
             continue
         held = (
-            sum(held_bytes(weight, scheme, format, target.accuracy_level, is_tied=is_tied) for weight in weights)
+            sum(FORMATS[format].held_bytes(weight, scheme, target.accuracy_level, is_tied) for weight in weights)
             for format in formats
         )
         candidates.append(Candidate(scheme=scheme, method=method, bytes=max(held)))
@@ -94,11 +92,11 @@ def _schemes(weights: Sequence[WeightInfo], recipe: Recipe, grid: Grid) -> Itera
                         group_size=group_size,
                         symmetric=symmetric,
                         scale_dtype=grid.scale_dtype,
-                        signed_scales="executorch" not in grid.formats,
+                        signed_scales=grid.signed_scales,
                     ),
                     recipe.method,
                 )
-    if grid.formats == ("coreml",) and recipe.method in ("auto", "palette") and recipe.group_size is None:
+    if grid.has_codebooks and recipe.method in ("auto", "palette") and recipe.group_size is None:
         rows = next(rows for rows in PALETTE_ROWS if all(w.outputs_inputs[0] % rows == 0 for w in weights))
         for bits in PALETTE_BITS:
             yield (
@@ -128,42 +126,3 @@ def _grids(bits: int, inputs: int, recipe: Recipe, grid: Grid) -> Iterator[tuple
     if recipe.symmetric is not None:
         symmetries = (recipe.symmetric,)
     return product(groups, symmetries)
-
-
-def held_bytes(weight: WeightInfo, scheme: Scheme, format: Format, accuracy_level: int, *, is_tied: bool) -> int:
-    """What a matrix takes in the file of a format: codes in the bits of its kernels, full groups, scales and zero
-    points. A table that is also the head is held twice by ExecuTorch, and by ONNX where it is float; ExecuTorch widens
-    float16. A close estimate: alignment comes on top."""
-    outputs, inputs = weight.outputs_inputs
-    if scheme.is_float:
-        copies = 2 if is_tied and format != "coreml" else 1  # the head's turned round
-        return outputs * inputs * (4 if format == "executorch" else 2) * copies
-    if scheme.codebook is not None:
-        return scheme.stored_bytes(outputs, inputs)
-    groups = scheme.groups(inputs)
-    padded = inputs if scheme.group_size is None else groups * scheme.group_size
-    match format:
-        case "onnx":
-            is_native = accuracy_level == 4 and scheme.group_size in (32, 64, 128)
-            bits = scheme.bits if scheme.bits == 2 and is_native else max(scheme.bits, SMALLEST_CONTAINER)
-            zeros = 0 if scheme.symmetric else -(-groups * bits // 8)
-            return outputs * (-(-padded * bits // 8) + 4 * groups + zeros)
-        case "coreml":
-            bits = max(scheme.bits, SMALLEST_CONTAINER)
-            zeros = 0 if scheme.symmetric else -(-groups * bits // 8)
-            return outputs * (padded * bits // 8 + 2 * groups + zeros)
-        case "executorch":
-            return _executorch_bytes(weight, scheme, padded, groups, is_tied=is_tied)
-    assert_never(format)
-
-
-def _executorch_bytes(weight: WeightInfo, scheme: Scheme, padded: int, groups: int, *, is_tied: bool) -> int:
-    """XNNPACK multiplies with 4 or 8 bits and keeps no zero points; tables look up 2, 4 or 8."""
-    outputs, inputs = weight.outputs_inputs
-    product_bits = max(scheme.bits, SMALLEST_CONTAINER)
-    product_bytes = outputs * (padded * product_bits // 8 + groups * (4 if scheme.bits == 8 else 2))
-    if weight.role != "embedding":
-        return product_bytes
-    table_bits = 2 if scheme.bits == 2 and inputs % 4 == 0 else product_bits
-    table_bytes = outputs * (padded * table_bits // 8 + groups * (4 if scheme.symmetric else 5))
-    return table_bytes + (product_bytes if is_tied else 0)

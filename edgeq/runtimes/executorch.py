@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import mmap
 import os
@@ -9,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 from edgeq.core.artifact import Interface
 from edgeq.errors import CorruptInputError, RuntimeUnavailableError
 from edgeq.runtimes import generation
-from edgeq.runtimes.generation import Floats, first_line, padded
+from edgeq.runtimes.generation import Floats, Opening, first_line, padded
 
 REMEDY = "Install it: pip install 'edgeq[executorch]'."
 AGAIN = "Export the bundle again."
@@ -54,6 +56,29 @@ def import_executorch() -> Any:  # noqa: ANN401 - the package has no types
     except (ImportError, OSError) as error:
         raise RuntimeUnavailableError(f"ExecuTorch cannot be imported ({error}).", remedy=REMEDY) from error
     return runtime
+
+
+def name() -> str:
+    return "executorch"
+
+
+def version() -> str:
+    """Of ExecuTorch. Raises RuntimeUnavailableError where it is not installed."""
+    import_executorch()
+    return metadata.version("executorch")
+
+
+def memory_by_part(path: Path) -> dict[str, int]:
+    """`planned_memory` by name. Raises as it does."""
+    return dataclasses.asdict(planned_memory(path))
+
+
+def open_generator(path: Path, interface: Interface, opening: Opening) -> TextGenerator:
+    return TextGenerator(path, interface, tokenizer_path=opening.tokenizer_path, threads=opening.threads)
+
+
+def open_encoder(path: Path, interface: Interface, opening: Opening) -> Encoder:
+    return Encoder(path, interface, tokenizer_path=opening.tokenizer_path, threads=opening.threads)
 
 
 def open_program(model_path: Path, *, threads: int = 0) -> Any:  # noqa: ANN401

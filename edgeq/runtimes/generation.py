@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.core.artifact import Interface
+from edgeq.core.target import ComputeUnit
 from edgeq.errors import CorruptInputError, UsageError
 from edgeq.runtimes.sampling import check_sampling, choose_token
 
@@ -19,6 +21,15 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """How to open a model. threads 0: one per core. Only Core ML has a compute unit to choose."""
+
+    tokenizer_path: Path | None = None
+    threads: int = 0
+    compute_unit: ComputeUnit = "cpu"
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

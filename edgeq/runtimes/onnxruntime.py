@@ -12,7 +12,7 @@ import numpy as np
 from edgeq.core.artifact import Interface
 from edgeq.errors import CorruptInputError, RuntimeUnavailableError
 from edgeq.runtimes import generation
-from edgeq.runtimes.generation import Floats, first_line, padded
+from edgeq.runtimes.generation import Floats, Opening, first_line, padded
 
 
 def import_onnxruntime() -> Any:  # noqa: ANN401 - the package has no types
@@ -25,6 +25,28 @@ def import_onnxruntime() -> Any:  # noqa: ANN401 - the package has no types
             f"ONNX Runtime cannot be imported ({error}).", remedy="Install it: pip install onnxruntime."
         ) from error
     return onnxruntime
+
+
+def name() -> str:
+    return "onnxruntime"
+
+
+def version() -> str:
+    """Of ONNX Runtime. Raises RuntimeUnavailableError where it is not installed."""
+    return str(import_onnxruntime().__version__)
+
+
+def memory_by_part(path: Path) -> dict[str, int]:
+    """Nothing: ONNX Runtime plans its memory as it runs."""
+    return {}
+
+
+def open_generator(path: Path, interface: Interface, opening: Opening) -> TextGenerator:
+    return TextGenerator(path, interface, tokenizer_path=opening.tokenizer_path, threads=opening.threads)
+
+
+def open_encoder(path: Path, interface: Interface, opening: Opening) -> Encoder:
+    return Encoder(path, interface, tokenizer_path=opening.tokenizer_path, threads=opening.threads)
 
 
 def open_session(model_path: Path, *, threads: int = 0) -> Any:  # noqa: ANN401

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, assert_never, cast, get_args
+from typing import Any, Protocol, assert_never, cast, get_args
 
 from edgeq.core.artifact import Interface
 from edgeq.core.records import from_plain
 from edgeq.core.target import ComputeUnit, Format
 from edgeq.errors import CorruptInputError, UsageError
 from edgeq.files import contained
-from edgeq.runtimes.generation import Encoder, TextGenerator
+from edgeq.runtimes.generation import Encoder, Opening, TextGenerator
 
 MANIFEST_NAME = "edgeq.json"
 
@@ -77,9 +75,10 @@ def open_bundle(directory: Path, *, threads: int = 0) -> TextGenerator | Encoder
     interface = read_interface(manifest.get("interface"))
     path, tokenizer = model_path(directory, manifest), tokenizer_path(directory, manifest)
     format, unit = read_format(manifest), read_compute_unit(manifest)
+    runtime, opening = runtime_of(format), Opening(tokenizer_path=tokenizer, threads=threads, compute_unit=unit)
     if interface.task == "text-generation":
-        return open_generator(format, path, interface, tokenizer_path=tokenizer, threads=threads, compute_unit=unit)
-    return open_encoder(format, path, interface, tokenizer_path=tokenizer, threads=threads, compute_unit=unit)
+        return runtime.open_generator(path, interface, opening)
+    return runtime.open_encoder(path, interface, opening)
 
 
 def read_format(manifest: Mapping[str, Any]) -> Format:
@@ -99,97 +98,48 @@ def read_compute_unit(manifest: Mapping[str, Any]) -> ComputeUnit:
     raise CorruptInputError("The manifest names no compute unit that edgeq knows.", remedy="Export the bundle again.")
 
 
-def import_runtime(format: Format) -> str:
-    """Load the format's runtime: its version. Raises RuntimeUnavailableError where it is not installed."""
+class Runtime(Protocol):
+    """What the module of a format's runtime has."""
+
+    def name(self) -> str:
+        """What computes on this machine, as people call it; its version follows."""
+        ...
+
+    def version(self) -> str:
+        """Of the runtime, which is loaded. Raises RuntimeUnavailableError where it is not installed."""
+        ...
+
+    def memory_by_part(self, path: Path) -> dict[str, int]:
+        """Bytes by part as the artifact itself tells them before it runs; empty where a format says nothing."""
+        ...
+
+    def open_generator(self, path: Path, interface: Interface, opening: Opening) -> TextGenerator:
+        """A language model in its runtime. Raises CorruptInputError, RuntimeUnavailableError."""
+        ...
+
+    def open_encoder(self, path: Path, interface: Interface, opening: Opening) -> Encoder:
+        """A sentence encoder in its runtime. Raises as `open_generator`."""
+        ...
+
+
+def runtime_of(format: Format) -> Runtime:
+    """The module that runs a format. The runtime itself is loaded when it is first used."""
     match format:
         case "onnx":
-            from edgeq.runtimes.onnxruntime import import_onnxruntime
+            from edgeq.runtimes import onnxruntime
 
-            return str(import_onnxruntime().__version__)
+            return onnxruntime
         case "executorch":
-            from edgeq.runtimes.executorch import import_executorch
+            from edgeq.runtimes import executorch
 
-            import_executorch()
-            return version("executorch")
+            return executorch
         case "coreml":
-            from edgeq.runtimes.coreml import import_coremltools
+            from edgeq.runtimes import coreml
 
-            return str(import_coremltools().__version__)
+            return coreml
     assert_never(format)
 
 
 def is_reference_executed(format: Format) -> bool:
     """Whether this machine lacks the format's own runtime, and a reference interpreter stands in for it."""
     return format == "coreml" and sys.platform != "darwin"
-
-
-def planned_memory(format: Format, path: Path) -> dict[str, int]:
-    """Bytes by part as the artifact itself tells them before it runs; empty where a format says nothing."""
-    match format:
-        case "onnx":
-            return {}
-        case "executorch":
-            from edgeq.runtimes import executorch
-
-            return dataclasses.asdict(executorch.planned_memory(path))
-        case "coreml":
-            from edgeq.runtimes import coreml
-
-            return dataclasses.asdict(coreml.estimated_memory(path))
-    assert_never(format)
-
-
-def open_generator(
-    format: Format,
-    path: Path,
-    interface: Interface,
-    *,
-    tokenizer_path: Path | None = None,
-    threads: int = 0,
-    compute_unit: ComputeUnit = "cpu",
-) -> TextGenerator:
-    """A language model in its runtime; only Core ML has units. Raises CorruptInputError, RuntimeUnavailableError."""
-    match format:
-        case "onnx":
-            from edgeq.runtimes import onnxruntime
-
-            return onnxruntime.TextGenerator(path, interface, tokenizer_path=tokenizer_path, threads=threads)
-        case "executorch":
-            from edgeq.runtimes import executorch
-
-            return executorch.TextGenerator(path, interface, tokenizer_path=tokenizer_path, threads=threads)
-        case "coreml":
-            from edgeq.runtimes import coreml
-
-            return coreml.TextGenerator(
-                path, interface, tokenizer_path=tokenizer_path, threads=threads, compute_unit=compute_unit
-            )
-    assert_never(format)
-
-
-def open_encoder(
-    format: Format,
-    path: Path,
-    interface: Interface,
-    *,
-    tokenizer_path: Path | None = None,
-    threads: int = 0,
-    compute_unit: ComputeUnit = "cpu",
-) -> Encoder:
-    """A sentence encoder in its runtime. Raises as `open_generator`."""
-    match format:
-        case "onnx":
-            from edgeq.runtimes import onnxruntime
-
-            return onnxruntime.Encoder(path, interface, tokenizer_path=tokenizer_path, threads=threads)
-        case "executorch":
-            from edgeq.runtimes import executorch
-
-            return executorch.Encoder(path, interface, tokenizer_path=tokenizer_path, threads=threads)
-        case "coreml":
-            from edgeq.runtimes import coreml
-
-            return coreml.Encoder(
-                path, interface, tokenizer_path=tokenizer_path, threads=threads, compute_unit=compute_unit
-            )
-    assert_never(format)

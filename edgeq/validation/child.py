@@ -18,16 +18,13 @@ import numpy.typing as npt
 
 from edgeq.errors import EdgeqError, OutputError, RuntimeUnavailableError
 from edgeq.files import NO_SPACE, save_array
-from edgeq.runtimes.generation import Encoder, TextGenerator
+from edgeq.runtimes.generation import Encoder, Opening, TextGenerator
 from edgeq.runtimes.opening import (
-    import_runtime,
     is_reference_executed,
-    open_encoder,
-    open_generator,
-    planned_memory,
     read_compute_unit,
     read_format,
     read_interface,
+    runtime_of,
 )
 from edgeq.validation.memory import DISK_FULL, LIMITED_FROM, MEMORY_REFUSED, announce, await_limit
 
@@ -75,17 +72,19 @@ def _measure(request: dict[str, Any], output: Path) -> dict[str, Any]:
     phases = output / "phases"
     announce(phases, "runtime")
     format = read_format(request)
-    version = import_runtime(format)
+    runtime = runtime_of(format)
+    version = runtime.version()
     interface = read_interface(request["interface"])
     sequences: list[list[int]] = request["sequences"]
-    model_path, threads, unit = Path(request["model"]), int(request["threads"]), read_compute_unit(request)
+    opening = Opening(threads=int(request["threads"]), compute_unit=read_compute_unit(request))
+    model_path = Path(request["model"])
     announce(phases, LIMITED_FROM)
     await_limit()
     started = time.perf_counter()
     answers = output / "artifact"
     answers.mkdir()
     if interface.task == "text-generation":
-        generator = open_generator(format, model_path, interface, threads=threads, compute_unit=unit)
+        generator = runtime.open_generator(model_path, interface, opening)
         speed = {"load_seconds": time.perf_counter() - started}
         speed |= _time_generator(generator, sequences, phases)
         announce(phases, "drift")
@@ -93,14 +92,17 @@ def _measure(request: dict[str, Any], output: Path) -> dict[str, Any]:
             _answer_sequence(generator, sequence, answers / f"{index:04d}.npy")
         extra: dict[str, Any] = {} if format == "onnx" else {"prefill_error": _prefill_error(generator, sequences)}
     else:
-        encoder = open_encoder(format, model_path, interface, threads=threads, compute_unit=unit)
+        encoder = runtime.open_encoder(model_path, interface, opening)
         speed = {"load_seconds": time.perf_counter() - started}
         announce(phases, "encode")
         speed["latency_ms"] = _time_encoder(encoder, sequences)
         announce(phases, "drift")
         extra = {"batch_cosine_min": _answer_sentences(encoder, sequences, answers)}
     environment = {"runtime_version": version, "python": platform.python_version()}
-    extra |= {"reference_executed": is_reference_executed(format), "planned_memory": planned_memory(format, model_path)}
+    extra |= {
+        "reference_executed": is_reference_executed(format),
+        "planned_memory": runtime.memory_by_part(model_path),
+    }
     return {"status": "done", "speed": speed, **extra, **environment}
 
 

@@ -15,9 +15,9 @@ from edgeq.lowering.capture import capture
 from edgeq.lowering.stateful import AttentionCall, Replay, dense_weights
 from edgeq.models.architecture import build_module
 from edgeq.models.source import load
-from edgeq.profiles import load_profile
 from edgeq.quantization import allocate, quantize
 from edgeq.store import QuantizedModel
+from edgeq.targets.profiles import load_profile
 from tests.tiny_models import tiny_bert, tiny_gpt2, tiny_llama, tiny_qwen2
 
 LENGTH = 7

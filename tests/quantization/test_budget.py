@@ -13,12 +13,12 @@ from edgeq.core.scheme import Scheme
 from edgeq.errors import UsageError
 from edgeq.models import source
 from edgeq.models.source import SourceModel
-from edgeq.profiles import load_profile
 from edgeq.quantization import allocate, sensitivity
 from edgeq.quantization.allocate import plan_for
 from edgeq.quantization.budget import Choices, best_within, choices, frontier, smallest_within
 from edgeq.quantization.candidates import unit
 from edgeq.quantization.observation import Subject, observe
+from edgeq.targets.profiles import load_profile
 from tests.tiny_models import tiny_bert, tiny_gpt2, tiny_llama
 
 TARGET = load_profile("android")

@@ -12,12 +12,12 @@ import torch
 from edgeq.core.recipe import Recipe
 from edgeq.errors import UnsupportedModelError
 from edgeq.models.source import SourceModel, load
-from edgeq.profiles import load_profile
 from edgeq.progress import SilentProgress
 from edgeq.quantization import allocate, distillation, quantize
 from edgeq.quantization.distillation import Distilled, check_size, distill
 from edgeq.quantization.grid import storable
 from edgeq.store import QuantizedModel
+from edgeq.targets.profiles import load_profile
 from tests.tiny_models import tiny_bert, tiny_gpt2, tiny_llama
 
 SEQUENCES = tuple(tuple(np.random.default_rng(row).integers(5, 200, 24).tolist()) for row in range(32))

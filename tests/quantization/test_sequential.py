@@ -14,11 +14,11 @@ from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import InternalError, OutputError
 from edgeq.models.architecture import load_module
 from edgeq.models.source import SourceModel, load
-from edgeq.profiles import load_profile
 from edgeq.quantization import allocate, distillation, needs_calibration, quantize, trains
 from edgeq.quantization.gptq import gptq
 from edgeq.quantization.moments import Moments
 from edgeq.store import QuantizedModel
+from edgeq.targets.profiles import load_profile
 from tests.tiny_models import tiny_gpt2, tiny_llama
 
 SEQUENCES = tuple(tuple(np.random.default_rng(row).integers(5, 200, 24).tolist()) for row in range(24))

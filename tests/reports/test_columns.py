@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from edgeq.core.report import Report
-from edgeq.profiles import available_profiles, load_profile
 from edgeq.reports.columns import print_report, print_target, print_targets, report_summary
+from edgeq.targets.profiles import available_profiles, load_profile
 from tests.reports.samples import encoder_report, killed_report, passed_report, unvalidated_report
 
 

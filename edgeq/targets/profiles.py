@@ -39,8 +39,7 @@ _SURFACE_FORMATS: dict[Surface, tuple[Format, ...]] = {
 def profile_dir() -> Path:
     """Where the built-in profiles are: `edgeq/targets` when installed, else `targets/` of the checkout."""
     package = Path(__file__).parent
-    installed = package / "targets"
-    return installed if installed.is_dir() else package.parent / "targets"
+    return package if any(package.glob("*.toml")) else package.parent.parent / "targets"
 
 
 def formats_of(profile: TargetProfile, name: str | None) -> tuple[Format, ...]:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeq import profiles
 from edgeq.core.target import Provenance
 from edgeq.errors import UnknownNameError, UsageError
-from edgeq.profiles import NUMBERS, available_profiles, load_profile, profile_dir
+from edgeq.targets import profiles
+from edgeq.targets.profiles import NUMBERS, available_profiles, load_profile, profile_dir
 
 BUILT_IN = (
     "android",
@@ -214,17 +214,17 @@ def test_missing_file_and_binary_file_are_refused(tmp_path: Path) -> None:
 
 
 def test_installed_profiles_are_preferred(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = tmp_path / "edgeq"
-    (package / "targets").mkdir(parents=True)
+    package = tmp_path / "edgeq" / "targets"
+    package.mkdir(parents=True)
     monkeypatch.setattr(profiles, "__file__", str(package / "profiles.py"))
-    assert profile_dir() == package / "targets"
-    (package / "targets").rmdir()
     assert profile_dir() == tmp_path / "targets"
+    (package / "android.toml").touch()
+    assert profile_dir() == package
 
 
 def test_loading_a_profile_loads_no_framework() -> None:
     code = (
-        "import sys, edgeq.profiles as p; p.load_profile('android');"
+        "import sys, edgeq.targets.profiles as p; p.load_profile('android');"
         "print(sorted({'torch', 'onnx', 'onnxruntime', 'transformers', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
