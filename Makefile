@@ -11,7 +11,7 @@ help: ## Show this help
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
 demo: $(VENV)/.installed ## Export the embedded model for Android at 4 bits, then let it write
-	$(BIN)/edgeq export --target android --bits 4 --force --output demo-bundle
+	$(BIN)/edgeq export --target android --bits 4 --effort fast --force --output demo-bundle
 	$(BIN)/edgeq run demo-bundle
 
 setup: $(VENV)/.developer ## Make .venv with everything that development needs

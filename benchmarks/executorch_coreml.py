@@ -35,7 +35,18 @@ class Cost:
 
 def export_command(model: Path, output: Path, format: str, more: Sequence[str]) -> list[str]:
     """`edgeq export` of one format without validation; `more` are flags to add."""
-    options = ["--target", TARGETS[format], "--format", format, "--bits", "4", "--no-validate", "--force"]
+    options = [
+        "--target",
+        TARGETS[format],
+        "--format",
+        format,
+        "--bits",
+        "4",
+        "--method",
+        "mse",
+        "--no-validate",
+        "--force",
+    ]
     return [sys.executable, "-m", "edgeq", "export", str(model), *options, "--output", str(output), *more]
 
 

@@ -36,7 +36,18 @@ def prepare_builder(cache: Path) -> Path:
 
 def edgeq_command(model: Path, output: Path, more: Sequence[str] = ()) -> list[str]:
     """`edgeq export` without validation, as the builder validates nothing; `more` are flags to add."""
-    options = ["--target", "edge", "--bits", "4", "--no-validate", "--force", "--output", str(output)]
+    options = [
+        "--target",
+        "edge",
+        "--bits",
+        "4",
+        "--method",
+        "mse",
+        "--no-validate",
+        "--force",
+        "--output",
+        str(output),
+    ]
     return [sys.executable, "-m", "edgeq", "export", str(model), *options, *more]
 
 

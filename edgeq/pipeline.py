@@ -1,6 +1,6 @@
 """The pipeline on one screen, and the verbs that run parts of it.
 
-load -> allocate -> quantize -> lower -> stage -> validate -> seal
+load -> plan -> quantize -> lower -> stage -> validate -> seal
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from edgeq.bundle.golden import Golden, build_golden, text_decoder
 from edgeq.bundle.manifest import read_manifest
 from edgeq.bundle.seal import seal
 from edgeq.bundle.stage import bundle_name, check_output, stage
+from edgeq.composition import quantize_model
 from edgeq.core.model import Task
 from edgeq.core.recipe import Effort, Recipe
 from edgeq.core.records import to_plain
@@ -27,10 +28,8 @@ from edgeq.models.evaluation import evaluation_inputs
 from edgeq.models.reference import run_reference
 from edgeq.models.source import SourceModel, load
 from edgeq.models.tokens import TOKENIZER_FILE
-from edgeq.planning import Auto, Budget, asked_recipe, budget_for, calibration_for, recipe_within
+from edgeq.planning import Auto, Budget, asked_recipe, budget_for, recipe_within
 from edgeq.progress import Progress, SilentProgress
-from edgeq.quantization import allocate
-from edgeq.quantization import quantize as quantize_into
 from edgeq.reports.json import read_report, report_to_json
 from edgeq.reports.markdown import report_to_markdown
 from edgeq.runtimes.opening import runtime_of
@@ -82,19 +81,23 @@ def build(model: SourceModel, job: Job, progress: Progress) -> tuple[Report, ...
             calibration=job.calibration,
             progress=progress,
         )
-        plan = allocate(model, recipe, job.target, job.formats)
-        sequences = calibration_for(model, plan, job.calibration, progress)
-        progress.stage("quantizing")
-        store = quantize_into(model, plan, work / STORE, calibration=sequences, progress=progress.advance)
-        return _bundles(store, model, job, work, progress)
+        store, notes = quantize_model(
+            model, recipe, job.target, job.formats, work / STORE, calibration=job.calibration, progress=progress
+        )
+        return _bundles(store, model, job, work, progress, notes=(*model.notes, *notes))
 
 
 def _bundles(
-    store: QuantizedModel, model: SourceModel | None, job: Job, work: Path, progress: Progress
+    store: QuantizedModel,
+    model: SourceModel | None,
+    job: Job,
+    work: Path,
+    progress: Progress,
+    *,
+    notes: tuple[str, ...],
 ) -> tuple[Report, ...]:
     """The second half of the pipeline: from a store to sealed bundles."""
     references = _references(store, model, job, work / "reference", progress)
-    notes = () if model is None else model.notes
     return tuple(_bundle(store, references, job, format, notes, work=work, progress=progress) for format in job.formats)
 
 
@@ -227,11 +230,8 @@ def quantize(
     source = load(model, task=task)
     formats = formats_of(profile, format)
     chosen = recipe_within(source, chosen, profile, formats, budget=budget, calibration=calibration, progress=progress)
-    plan = allocate(source, chosen, profile, formats)
-    sequences = calibration_for(source, plan, calibration, progress)
-    progress.stage("quantizing")
     with undone(output.resolve()) if is_new else nullcontext():
-        return quantize_into(source, plan, output, calibration=sequences, progress=progress.advance)
+        return quantize_model(source, chosen, profile, formats, output, calibration=calibration, progress=progress)[0]
 
 
 def lower(
@@ -263,7 +263,8 @@ def lower(
     _check_places(job)
     with workplace(job.output) as work:
         model = _original(quantized) if validate else None
-        return _bundles(quantized, model, job, work, progress or SilentProgress())[0]
+        notes = () if model is None else model.notes
+        return _bundles(quantized, model, job, work, progress or SilentProgress(), notes=notes)[0]
 
 
 def validate(

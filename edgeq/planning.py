@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,9 +12,9 @@ from edgeq.bundle.golden import CASES, Golden
 from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.memory import required_bytes
 from edgeq.bundle.stage import stage
-from edgeq.core.recipe import Assignment, Effort, Plan, Recipe
+from edgeq.core.recipe import Effort, Plan, Recipe
 from edgeq.core.recipe_text import recipe_from_toml
-from edgeq.core.scheme import FLOAT_BITS, PALETTE_BITS, QUANTIZED_BITS
+from edgeq.core.scheme import FLOAT_BITS, PALETTE_BITS, QUANTIZED_BITS, Scheme
 from edgeq.core.target import Format, TargetProfile
 from edgeq.errors import UsageError
 from edgeq.lowering import lower
@@ -23,6 +23,7 @@ from edgeq.models.source import SourceModel
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantization import allocate, needs_calibration, quantize, trains
 from edgeq.quantization.budget import Allocation, Choices, best_within, choices, smallest_within
+from edgeq.quantization.methods import plain_method
 from edgeq.validation.gates import check_drift_limit
 
 Auto = Literal["auto"]
@@ -30,7 +31,9 @@ AUTO_BITS: Auto = "auto"
 """In place of a number of bits: choose them for each weight, under the budget that the limits give."""
 SEQUENCES = 32
 LENGTH = 64
-CALIBRATION_SEQUENCES, CALIBRATION_TOKENS = 128, 256
+CALIBRATION_SEQUENCES, CALIBRATION_TOKENS = {"text-generation": 128, "feature-extraction": 1024}, 256
+"""By task: an encoder's are sentences. With 256 of them training all-MiniLM to 4 bits ends at a mean cosine of .9932,
+with 1,024 at .9943."""
 ATTEMPTS = 4
 CLOSE = 0.998
 """Share of the limit from which an allocation is close enough."""
@@ -93,7 +96,7 @@ def asked_recipe(
             )
         asked = read_recipe(path)
     for flag, value in (("bits", asked.bits), ("embedding bits", asked.embedding_bits)):
-        allowed = PALETTE_BITS if asked.method == "palette" else QUANTIZED_BITS
+        allowed = PALETTE_BITS if asked.method == "kmeans" else QUANTIZED_BITS
         if value is not None and value not in (*allowed, FLOAT_BITS):
             known = ", ".join(map(str, allowed))
             raise UsageError(f"{value} {flag} cannot be stored.", remedy=f"Use {known} or {FLOAT_BITS}.")
@@ -251,13 +254,16 @@ def _tried(
 
 def _rounded(plan: Plan) -> Plan:
     """The same schemes by the fastest method: sizes do not depend on it."""
-    fast = {
-        name: assignment
-        if assignment.scheme.is_float or assignment.scheme.codebook is not None
-        else Assignment(scheme=assignment.scheme, method="rtn")
-        for name, assignment in plan.assignments.items()
-    }
-    return Plan(assignments=fast)
+    return Plan(
+        assignments={
+            name: assignment if assignment.scheme.is_float else replace(assignment, method=_fastest(assignment.scheme))
+            for name, assignment in plan.assignments.items()
+        }
+    )
+
+
+def _fastest(scheme: Scheme) -> str:
+    return "rtn" if scheme.codebook is None else plain_method(scheme)
 
 
 def _app_bytes(manifest: Manifest) -> int:
@@ -288,7 +294,7 @@ def calibration_for(
             model.directory,
             model.info,
             source,
-            sequences=CALIBRATION_SEQUENCES,
+            sequences=CALIBRATION_SEQUENCES[model.info.task],
             length=CALIBRATION_TOKENS,
             progress=progress.advance,
         )

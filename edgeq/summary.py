@@ -50,6 +50,7 @@ def report_of(
             group_size=recipe.group_size,
             symmetric=recipe.symmetric,
             embedding_bits=recipe.embedding_bits,
+            codebook=recipe.codebook,
             accuracy_level=target.accuracy_level,
         ),
         weights=WeightsSection(

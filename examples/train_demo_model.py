@@ -1,4 +1,5 @@
 """Train the embedded demo model: a 6 M parameter Llama-architecture language model with its own tokenizer.
+`--architecture gpt_neox` trains a model of 8 M parameters that has little in common with it, for benchmarks.
 
     python examples/train_demo_model.py --train corpus.txt [more.txt ...] --test test.txt --output edgeq/models/demo
 
@@ -18,7 +19,14 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 VOCABULARY = 4096
 END_OF_TEXT = "<|endoftext|>"
@@ -28,6 +36,31 @@ PEAK_LEARNING_RATE = 4e-3
 WARMUP_STEPS = 100
 EVALUATE_EVERY = 150
 UNKNOWN = "<unk>"
+CONFIGURATIONS: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        bos_token_id=0,
+        eos_token_id=0,
+    ),
+    # LayerNorm and biases, attention and MLP in parallel, one matrix for q, k and v, a head of its own.
+    "gpt_neox": GPTNeoXConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=320,
+        intermediate_size=768,
+        num_hidden_layers=6,
+        num_attention_heads=5,
+        max_position_embeddings=CONTEXT,
+        bos_token_id=0,
+        eos_token_id=0,
+    ),
+}
 
 
 def train_tokenizer(texts: list[str]) -> Tokenizer:
@@ -71,7 +104,7 @@ def epoch_batches(tokens: torch.Tensor, generator: torch.Generator) -> list[torc
 
 
 @torch.no_grad()
-def mean_loss(model: LlamaForCausalLM, tokens: torch.Tensor) -> float:
+def mean_loss(model: PreTrainedModel, tokens: torch.Tensor) -> float:
     """Nats per token over consecutive windows; each window's first token is context only."""
     model.train(False)
     total, count = 0.0, 0
@@ -84,23 +117,27 @@ def mean_loss(model: LlamaForCausalLM, tokens: torch.Tensor) -> float:
     return total / count
 
 
-def bits_per_byte(model: LlamaForCausalLM, tokenizer: Tokenizer, text: str) -> float:
+def bits_per_byte(model: PreTrainedModel, tokenizer: Tokenizer, text: str) -> float:
     tokens = encode(tokenizer, text)
     return mean_loss(model, tokens) * (len(tokens) - 1) / math.log(2) / len(text.encode())
 
 
-def optimizers_of(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon (https://kellerjordan.github.io/posts/muon) for the hidden matrices, AdamW for embeddings and norms."""
-    embeddings = model.get_input_embeddings().weight
-    hidden = [p for p in model.parameters() if p.dim() == 2 and p is not embeddings]
-    others = [p for p in model.parameters() if p.dim() != 2 or p is embeddings]
+def optimizers_of(model: PreTrainedModel) -> list[torch.optim.Optimizer]:
+    """Muon (https://kellerjordan.github.io/posts/muon) for the hidden matrices, AdamW for embeddings, head, norms and
+    biases."""
+    tables = {
+        model.get_input_embeddings().weight,
+        model.get_output_embeddings().weight,  # type: ignore[no-untyped-call]
+    }
+    hidden = [p for p in model.parameters() if p.dim() == 2 and p not in tables]
+    others = [p for p in model.parameters() if p.dim() != 2 or p in tables]
     return [
         torch.optim.Muon(hidden, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, weight_decay=0.01, betas=(0.9, 0.95)),
     ]
 
 
-def train(model: LlamaForCausalLM, tokens: torch.Tensor, held_out: torch.Tensor, minutes: float) -> None:
+def train(model: PreTrainedModel, tokens: torch.Tensor, held_out: torch.Tensor, minutes: float) -> None:
     """A cosine schedule over the time allowed, in bfloat16; leaves the best held-out weights in `model`."""
     generator = torch.Generator().manual_seed(0)
     optimizers = optimizers_of(model)
@@ -134,7 +171,7 @@ def train(model: LlamaForCausalLM, tokens: torch.Tensor, held_out: torch.Tensor,
     model.load_state_dict(best)
 
 
-def save(model: LlamaForCausalLM, tokenizer: Tokenizer, output: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: Tokenizer, output: Path) -> None:
     model.bfloat16().save_pretrained(output)
     PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT, model_max_length=CONTEXT
@@ -146,6 +183,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="UTF-8 text files")
     parser.add_argument("--test", type=Path, help="text for the figure in metrics.json; never trained on")
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--architecture", choices=CONFIGURATIONS, default="llama")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -158,19 +196,9 @@ def main() -> None:
     held_out_text = "".join(text[cut:] for text, cut in zip(texts, cuts, strict=True))
     plain = "".join(plain_english(text[:cut]) for text, cut in zip(texts, cuts, strict=True) if UNKNOWN in text)
     tokenizer = train_tokenizer([train_text, plain])
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=6,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
-        bos_token_id=0,
-        eos_token_id=0,
+    model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+        CONFIGURATIONS[arguments.architecture]
     )
-    model = LlamaForCausalLM(config)
     print(f"{model.num_parameters():,} parameters", flush=True)
     tokens = torch.cat([encode(tokenizer, text) for text in (train_text, plain)])
     print(f"{len(tokens):,} tokens", flush=True)

@@ -36,7 +36,7 @@ def verdicts(report: Report) -> dict[str, Verdict]:
     return {gate.name: gate.verdict for gate in report.gates if gate.name in JUDGED}
 
 
-@pytest.mark.parametrize("method", ["nf4", "palette"])
+@pytest.mark.parametrize("method", ["nf4", "kmeans"])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_with_codebooks_becomes_a_judged_bundle(name: str, method: str, tmp_path: Path) -> None:
     """All of a palette's matrices are tables; NF4 has 4 bits only, so that embeddings of 8 bits stay blocks."""
@@ -58,4 +58,4 @@ def test_a_model_with_codebooks_becomes_a_judged_bundle(name: str, method: str, 
     assert tables > 0
     assert stored.count(TABLE) == tables
     assert stored.count(BLOCKS) == sum(scheme.has_scales for scheme in schemes)
-    assert {scheme.codebook for scheme in schemes} == ({"palette"} if method == "palette" else {"nf4", None})
+    assert {scheme.codebook for scheme in schemes} == ({"palette"} if method == "kmeans" else {"nf4", None})

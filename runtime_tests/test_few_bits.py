@@ -92,7 +92,7 @@ def test_float32_activations_take_two_bits_in_four(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("bits", [2, 3, 6])
 def test_palettes_of_few_bits_are_stored_in_them(bits: int, tmp_path: Path) -> None:
-    store, artifact = lowered(tmp_path, "coreml", Recipe(bits=bits, method="palette"))
+    store, artifact = lowered(tmp_path, "coreml", Recipe(bits=bits, method="kmeans"))
     assert artifact.weights[LINEAR].container_bits is None
     assert relative_error(store, artifact) < TOLERANCES["coreml"]
     assert artifact_digest("coreml", artifact.directory / artifact.entry, to_plain(artifact.weights)) == (

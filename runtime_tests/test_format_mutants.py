@@ -26,7 +26,7 @@ TARGETS = {"executorch": "android", "coreml": "ios"}
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param)
     model = tiny_llama(folder / "model", layers=1)
-    report = export(model, target=TARGETS[request.param], format=request.param, output=folder / "bundle")
+    report = export(model, target=TARGETS[request.param], format=request.param, method="mse", output=folder / "bundle")
     assert report.verdict is Verdict.PASSED, report.reason
     return folder / "bundle"
 
@@ -131,8 +131,8 @@ def test_a_limit_just_below_the_peak_kills(bundle: Path) -> None:
 
 def test_all_formats_of_a_target_hold_the_same_codes(tmp_path: Path) -> None:
     model = tiny_bert(tmp_path / "model")
-    store = quantize(model, target="ios", format="all", output=tmp_path / "store")
-    reports = export_formats(model, target="ios", format="all", output=tmp_path / "bundles")
+    store = quantize(model, target="ios", format="all", method="mse", output=tmp_path / "store")
+    reports = export_formats(model, target="ios", format="all", method="mse", output=tmp_path / "bundles")
     assert [report.format for report in reports] == ["coreml", "executorch"]
     assert {report.weights.digest for report in reports} == {store.weights_digest}
     for report in reports:

@@ -25,7 +25,8 @@ from runtime_tests.commands import assert_one_line, contents, edgeq, environment
 from tests.tiny_models import tiny_llama
 
 KB = 1024
-QUICK = ("--no-validate", "--json")
+ROUNDED = ("--method", "mse")
+QUICK = ("--no-validate", "--json", *ROUNDED)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def bundle(model: Path) -> Path:
     """What an export gives that nothing interrupts."""
-    assert cli.run(["export", str(model), "--output", str(model.parent / "bundle"), "--json"]) == 0
+    assert cli.run(["export", str(model), "--output", str(model.parent / "bundle"), "--json", *ROUNDED]) == 0
     return model.parent / "bundle"
 
 
@@ -135,7 +136,7 @@ def test_a_limit_on_files_is_a_full_disk(
 ) -> None:
     limit, where = LIMITS[name]
     limit(monkeypatch)
-    quick = () if name == "references" else QUICK
+    quick = ROUNDED if name == "references" else QUICK
     with files_of_at_most(resource.getrlimit(resource.RLIMIT_FSIZE)[0]):
         assert cli.run(["export", "model", "--output", "new/bundle", *quick]) == 2
     assert_one_line(capsys.readouterr().err, "The disk is full", where, "Free some space")
@@ -221,7 +222,7 @@ def test_an_export_killed_within_validation_leaves_nothing_to_the_next(
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    killed = start("export", "model", "--output", "bundle", cwd=place)
+    killed = start("export", "model", "--output", "bundle", *ROUNDED, cwd=place)
     wait_for_stage(killed, "running the bundle")
     while not any(temporary.iterdir()):
         time.sleep(0.001)
@@ -230,7 +231,7 @@ def test_an_export_killed_within_validation_leaves_nothing_to_the_next(
     left = {path.name for path in place.iterdir()}
     assert left == {"model", "temporary", ".bundle.work", f".bundle.{killed.pid}.tmp"}
 
-    assert cli.run(["export", "model", "--output", "bundle", "--json"]) == 0
+    assert cli.run(["export", "model", "--output", "bundle", "--json", *ROUNDED]) == 0
     assert {path.name for path in place.iterdir()} == {"model", "temporary", "bundle"}
     assert list(temporary.iterdir()) == []
     assert_same_bundle(place / "bundle", bundle)
@@ -271,7 +272,7 @@ def test_ctrl_c_later_keeps_only_the_store(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(pipeline, function, interrupt)
-    quick = () if function == "run_reference" else QUICK
+    quick = ROUNDED if function == "run_reference" else QUICK
     assert cli.run(["export", "model", "--output", "bundle", *quick]) == 130
     assert_one_line(capfd.readouterr().err, "Interrupted.")
     assert {path.name for path in place.iterdir()} == {"model", ".bundle.work"}
@@ -285,7 +286,7 @@ def test_nothing_around_an_export_changes_its_bytes(model: Path, bundle: Path, t
     elsewhere = tmp_path / "elsewhere"
     shutil.copytree(model, elsewhere / "model", copy_function=shutil.copyfile)
     ended = edgeq(
-        *("export", "elsewhere/model", "--output", "another-name"),
+        *("export", "elsewhere/model", "--output", "another-name", *ROUNDED),
         cwd=tmp_path,
         prefix=("sh", "-c", 'umask 077 && exec "$@"', "sh"),
         variables={"PYTHONHASHSEED": "7", "TZ": "Asia/Kathmandu", "LC_ALL": "C"},

@@ -23,7 +23,7 @@ from tests.tiny_models import tiny_llama
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("exported")
-    report = export(tiny_llama(folder / "model"), bits=4, output=folder / "bundle")
+    report = export(tiny_llama(folder / "model"), bits=4, method="mse", output=folder / "bundle")
     assert report.verdict is Verdict.PASSED, report.reason
     return folder / "bundle"
 

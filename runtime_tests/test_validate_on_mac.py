@@ -80,7 +80,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(make: Any, directory: Path) -> Path:  # noqa: ANN401 - a maker of tiny models
     (directory / "text.txt").write_text(TEXT)
     source = make(directory / "model")
-    report = export(source, target="ios", evaluation=directory / "text.txt", output=directory / "bundle")
+    report = export(source, target="ios", method="mse", evaluation=directory / "text.txt", output=directory / "bundle")
     assert report.verdict is Verdict.PASSED, report.reason
     return directory / "bundle"
 

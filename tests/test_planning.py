@@ -105,10 +105,10 @@ def test_too_small_a_size_names_the_least(tiny: Path, capsys: pytest.CaptureFixt
 
 
 def test_a_store_within_a_drift(tiny: Path, tmp_path: Path) -> None:
-    store = pipeline.quantize(tiny, output=tmp_path / "store", bits="auto", max_drift=0.02)
+    store = pipeline.quantize(tiny, output=tmp_path / "store", bits="auto", method="mse", max_drift=0.02)
     assert {store.plan.assignments[name].scheme.bits for name in store.plan.assignments} <= {2, 4, 8, 16}
     with pytest.raises(UsageError, match="least drift within the other limits"):
-        pipeline.quantize(tiny, output=tmp_path / "two", bits="auto", max_drift=1e-5, max_size=700_000)
+        pipeline.quantize(tiny, output=tmp_path / "two", bits="auto", method="mse", max_drift=1e-5, max_size=700_000)
     assert not (tmp_path / "two").exists()
 
 

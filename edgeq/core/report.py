@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from edgeq.core.artifact import FileEntry
+from edgeq.core.scheme import Codebook
 from edgeq.errors import CorruptInputError
 
 REPORT_SCHEMA = 1
@@ -34,6 +35,7 @@ class RecipeSection:
     symmetric: bool
     embedding_bits: int
     accuracy_level: int
+    codebook: Codebook | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,6 +77,7 @@ class BlockRunner:
         self._encoder = SentenceEmbedding(self._module, info.pooling, info.normalize) if is_encoder else None
         self.batches = _batches(sequences, self._batch_tokens())
         self._calls: list[Sequence[Call]] = []
+        self._probe_calls: list[Call] = []
         self._extras: dict[type[nn.Module], Extras] = {}
         self._chain = Chain(self._blocks, self._extras)
         self._probe(self.batches[0].tokens[:1, :PROBE_TOKENS])
@@ -113,7 +114,7 @@ class BlockRunner:
         self._fill(block, f"{self._prefix}.{index}.", read or self._read)
         return block
 
-    def forward(self, block: nn.Module, index: int, batch: int, hidden: torch.Tensor) -> torch.Tensor:
+    def forward(self, block: Callable[..., Any], index: int, batch: int, hidden: torch.Tensor) -> torch.Tensor:
         """Block `index`, as `load` gave it or changed since, on one batch. Gradients flow to whatever asks for them."""
         if not self._calls:
             raise InternalError("A block was run before the tokens were embedded.", remedy="Report this.")
@@ -125,6 +126,12 @@ class BlockRunner:
     def run_batch(self, block: nn.Module, index: int, batch: int, hidden: torch.Tensor) -> torch.Tensor:
         """`forward` without gradients."""
         return self.forward(block, index, batch, hidden)
+
+    @torch.no_grad()
+    def probe(self, block: nn.Module, index: int) -> torch.Tensor:
+        """What block `index` makes of a few random hidden states, always the same: [1, tokens, hidden]."""
+        call = self._probe_calls[index]
+        return split_output(block(self._noise, *call.arguments, **call.keywords), self._noise)[0]
 
     @torch.no_grad()
     def run(self, block: nn.Module, index: int, activations: Iterable[torch.Tensor]) -> Activations:
@@ -147,6 +154,11 @@ class BlockRunner:
         """The linears of a block (nn.Linear, or Conv1D whose weight is [in, out]) by their weights' stored names."""
         parts = {f"{self._prefix}.{index}.{name}.weight": part for name, part in block.named_modules()}
         return {self._names[name]: part for name, part in parts.items() if isinstance(part, nn.Linear | Conv1D)}
+
+    def parameters(self, index: int, block: nn.Module) -> dict[str, nn.Parameter]:
+        """The weights of a block by their stored names."""
+        prefix = f"{self._prefix}.{index}"
+        return {self._names[f"{prefix}.{name}"]: parameter for name, parameter in block.named_parameters()}
 
     def _batch_tokens(self) -> int:
         head = self._module.get_output_embeddings()  # type: ignore[no-untyped-call]
@@ -174,6 +186,7 @@ class BlockRunner:
                 with torch.no_grad():
                     output = self.load(index)(hidden, *call.arguments, **call.keywords)
                 self._extras[kind] = split_output(output, hidden)[1]
+            self._probe_calls.append(call)
             given.append(hidden.detach().clone().requires_grad_())
             return given[-1] * 1.0  # no leaf, so that it may be written into
 
@@ -185,6 +198,7 @@ class BlockRunner:
         reached = [index for index, gradient in enumerate(used) if gradient is not None]
         if reached != [self.count - 1]:
             raise refusal(f"its output takes what blocks {reached} return, not only the last")
+        self._noise = torch.randn(given[0].shape, generator=torch.Generator().manual_seed(0))
 
     def _shared_calls(self, batch: Batch, calls: Sequence[Call]) -> Sequence[Call]:
         """The calls of an earlier batch, where they are the same: masks and rotations depend on the shape alone."""

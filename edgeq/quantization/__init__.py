@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from edgeq.quantization.allocate import allocate
 from edgeq.quantization.methods import METHODS
+from edgeq.quantization.selection import Selected, quantize_selected
 from edgeq.quantization.stage import FloatModel, needs_calibration, quantize, trains
 
-__all__ = ["METHODS", "FloatModel", "allocate", "needs_calibration", "quantize", "trains"]
+__all__ = [
+    "METHODS",
+    "FloatModel",
+    "Selected",
+    "allocate",
+    "needs_calibration",
+    "quantize",
+    "quantize_selected",
+    "trains",
+]

@@ -20,6 +20,7 @@ from edgeq.quantization.methods import (
     NO_METHOD,
     REFIT,
     function_for,
+    plain_method,
     resolve_method,
 )
 from edgeq.quantization.stage import FloatModel
@@ -37,7 +38,12 @@ SMALLEST_MATRIX = 1024
 
 
 def allocate(
-    model: FloatModel, recipe: Recipe, target: TargetProfile, formats: tuple[Format, ...] | None = None
+    model: FloatModel,
+    recipe: Recipe,
+    target: TargetProfile,
+    formats: tuple[Format, ...] | None = None,
+    *,
+    has_text: bool = False,
 ) -> Plan:
     """Resolve `recipe` for `model` and `target`, with schemes that each of `formats` (by default the target's first)
     can hold: ONNX holds all that there are, XNNPACK symmetric 4-bit groups and 8-bit channels, Core ML 16-bit scales.
@@ -45,13 +51,21 @@ def allocate(
     Linears get `recipe.bits`; embeddings and the head `recipe.embedding_bits`, by default 8 with fewer than a thousand
     million parameters and `recipe.bits` above. Zero points are the default: with 4 bits they cost 1/8 bit and take 14 %
     off the squared error, and the kernels are as fast with them. A tied head and embedding are one tensor and share one
-    scheme. The methods with codebooks are Core ML's. Raises UsageError for a rule without a matrix and for a method
-    that does not go with the scheme or the formats, UnknownNameError for an unknown method.
+    scheme. The methods with codebooks are Core ML's; where the user has text (`has_text`), or with the effort "best",
+    those of linears are refitted to what the blocks read. Raises UsageError for a rule without a matrix and for a
+    method that does not go with the scheme or the formats, UnknownNameError for an unknown method.
     """
-    return plan_for(model.info, recipe, target, formats)
+    return plan_for(model.info, recipe, target, formats, has_text=has_text)
 
 
-def plan_for(info: ModelInfo, recipe: Recipe, target: TargetProfile, formats: tuple[Format, ...] | None = None) -> Plan:
+def plan_for(
+    info: ModelInfo,
+    recipe: Recipe,
+    target: TargetProfile,
+    formats: tuple[Format, ...] | None = None,
+    *,
+    has_text: bool = False,
+) -> Plan:
     """`allocate` for a model of which only names and shapes are known."""
     _check_rules(recipe.rules, info)
     method = resolve_method(recipe.method, recipe.effort)
@@ -63,8 +77,8 @@ def plan_for(info: ModelInfo, recipe: Recipe, target: TargetProfile, formats: tu
         if not weight.is_matrix or (rule is None and _size(weight) < SMALLEST_MATRIX):
             continue
         scheme = rule.scheme if rule else _default_scheme(recipe, info, weight, grid)
-        asked = rule.method if rule else recipe.method
-        assignments[name] = Assignment(scheme=scheme, method=_method(scheme, asked, recipe.effort, weight))
+        method = _method(scheme, rule.method if rule else recipe.method, recipe.effort, weight, has_text=has_text)
+        assignments[name] = Assignment(scheme=scheme, method=method)
     return Plan(assignments=assignments)
 
 
@@ -140,27 +154,28 @@ def _default_scheme(recipe: Recipe, info: ModelInfo, weight: WeightInfo, grid: G
     )
 
 
-def _method(scheme: Scheme, asked: str, effort: Effort, weight: WeightInfo) -> str:
+def _method(scheme: Scheme, asked: str, effort: Effort, weight: WeightInfo, *, has_text: bool) -> str:
     """The method of a tensor: the default where a codebook method leaves an integer grid, as NF4 does with 8 bits, and
-    where a calibrated one has nothing to read."""
+    one without calibration where a calibrated one has nothing to read."""
     if scheme.is_float:
         return NO_METHOD
     method = resolve_method(asked, effort)
-    if method in CALIBRATED and (scheme.codebook is None or asked != AUTO):
+    if scheme.codebook is None:
+        method = DEFAULT_METHOD if method in CODEBOOKS else method
+    elif asked == AUTO or method in CODEBOOKS:
+        plain = plain_method(scheme) if asked == AUTO else method
+        method = REFIT if effort == "best" or (has_text and asked != AUTO) else plain
+    if method in CALIBRATED:
         method = _calibrated(method, scheme, weight)
-    if asked == AUTO and scheme.codebook is not None:
-        method = scheme.codebook
-    elif method in CODEBOOKS and scheme.codebook is None:
-        method = DEFAULT_METHOD
     function_for(method, scheme)
     return method
 
 
 def _calibrated(method: str, scheme: Scheme, weight: WeightInfo) -> str:
     """Training moves tables too, but not where 256 levels leave nothing to win; the others read a block's inputs."""
-    if method == DISTILL and scheme.bits > MOST_TRAINED_BITS:
+    if method == DISTILL and scheme.codebook is None and scheme.bits > MOST_TRAINED_BITS:
         method = REFIT
-    return method if weight.is_block_linear or method == DISTILL else DEFAULT_METHOD
+    return method if weight.is_block_linear or method == DISTILL else plain_method(scheme)
 
 
 def _check_codebook(recipe: Recipe, method: str, grid: Grid) -> None:
@@ -171,7 +186,7 @@ def _check_codebook(recipe: Recipe, method: str, grid: Grid) -> None:
             f"The method {method!r} makes codebooks, which only Core ML holds.",
             remedy="Use --target ios --format coreml, or the method mse.",
         )
-    if recipe.symmetric is False or (method == "palette" and recipe.group_size is not None):
+    if recipe.symmetric is False or (method == "kmeans" and recipe.group_size is not None):
         raise UsageError(
             f"The method {method!r} has no zero points, and palettes no groups.",
             remedy="Leave out --asymmetric and --group-size.",

@@ -82,8 +82,7 @@ def _is_wasteful(candidate: Candidate, others: Sequence[Candidate]) -> bool:
 
 def _schemes(weights: Sequence[WeightInfo], recipe: Recipe, grid: Grid) -> Iterator[tuple[Scheme, str]]:
     """Schemes with their methods; float16 last."""
-    codebook_alone = recipe.method == "palette"
-    if not codebook_alone:
+    if recipe.method != "kmeans":
         for bits in INTEGER_BITS:
             for group_size, symmetric in _grids(bits, weights[0].outputs_inputs[1], recipe, grid):
                 yield (
@@ -96,7 +95,7 @@ def _schemes(weights: Sequence[WeightInfo], recipe: Recipe, grid: Grid) -> Itera
                     ),
                     recipe.method,
                 )
-    if grid.has_codebooks and recipe.method in ("auto", "palette") and recipe.group_size is None:
+    if grid.has_codebooks and recipe.method in ("auto", "kmeans") and recipe.group_size is None:
         rows = next(rows for rows in PALETTE_ROWS if all(w.outputs_inputs[0] % rows == 0 for w in weights))
         for bits in PALETTE_BITS:
             yield (
@@ -108,7 +107,7 @@ def _schemes(weights: Sequence[WeightInfo], recipe: Recipe, grid: Grid) -> Itera
                     codebook="palette",
                     palette_rows=rows,
                 ),
-                "palette",
+                recipe.method,
             )
     yield Scheme(bits=FLOAT_BITS), recipe.method
 

@@ -188,11 +188,16 @@ def by_group(groups: Groups, per_weight: Tensor) -> Tensor:
 
 
 def stack(parts: list[QuantizedTensor]) -> QuantizedTensor:
-    """One tensor of the rows of all; only for schemes without a codebook."""
+    """One tensor of the rows of all; a table that all rows share is the same in every part."""
+    scheme = parts[0].scheme
     zero_points = [part.zero_points for part in parts if part.zero_points is not None]
+    tables = [part.codebook for part in parts if part.codebook is not None]
+    if scheme.palette_rows is None:
+        tables = tables[:1]
     return QuantizedTensor(
-        scheme=parts[0].scheme,
+        scheme=scheme,
         codes=np.concatenate([part.codes for part in parts]),
         scales=np.concatenate([part.scales for part in parts]),
         zero_points=np.concatenate(zero_points) if zero_points else None,
+        codebook=np.concatenate(tables) if tables else None,
     )

@@ -19,14 +19,20 @@ METHODS: dict[str, QuantizeFunction] = {
     "mse": search_scales,
     "hqq": half_quadratic,
     "nf4": quantize_nf4,
-    "palette": fit_palettes,
+    "kmeans": fit_palettes,
 }
-CODEBOOKS: dict[str, Codebook] = {"nf4": "nf4", "palette": "palette"}
+CODEBOOKS: dict[str, Codebook] = {"nf4": "nf4", "kmeans": "palette"}
 """The codebook that the schemes of a method must have; the other methods want none."""
-GPTQ, REFIT, DISTILL = "gptq", "refit", "distill"
-CALIBRATED = (GPTQ, REFIT, DISTILL)
-"""Methods that read calibration text: GPTQ; GPTQ and then the best scales and codes around it; and those again, trained
-together on the model's own answers. They quantize the linears of the blocks."""
+AWQ, GPTQ, REFIT = "awq", "gptq", "refit"
+RECONSTRUCT, DISTILL = "reconstruct", "distill"
+CALIBRATED = (AWQ, GPTQ, REFIT, RECONSTRUCT, DISTILL)
+"""Methods that read calibration text: AWQ, which scales columns and rounds; GPTQ; GPTQ and then the best scales and
+codes around it; those again, trained together towards the outputs of each block, or towards the answers of the model.
+They quantize the linears of the blocks."""
+FITTING = (GPTQ, REFIT)
+"""Those of them that take schemes with a codebook too."""
+SCALING = (AWQ,)
+"""Methods before which columns are scaled."""
 AUTO = "auto"
 DEFAULT_METHOD = "mse"
 BEST_METHOD = DISTILL
@@ -47,14 +53,20 @@ def resolve_method(name: str, effort: Effort = "default") -> str:
     raise UnknownNameError(f"There is no quantization method {name!r}.", remedy=choices)
 
 
+def plain_method(scheme: Scheme) -> str:
+    """The best method for quantized weights of a scheme that needs no calibration."""
+    makers = {codebook: method for method, codebook in CODEBOOKS.items()}
+    return DEFAULT_METHOD if scheme.codebook is None else makers[scheme.codebook]
+
+
 def function_for(method: str, scheme: Scheme) -> QuantizeFunction:
     """The function of a method that `resolve_method` gave; what a calibrated method begins with. Raises UsageError
     where it does not make such schemes."""
     codebook = CODEBOOKS.get(method)
-    if codebook == scheme.codebook:
-        return METHODS[DEFAULT_METHOD if method in CALIBRATED else method]
+    if codebook == scheme.codebook or method in FITTING:
+        return METHODS[plain_method(scheme) if method in CALIBRATED else method]
     if scheme.codebook is None:
         remedy = f'Give the scheme codebook="{codebook}", or take the method "{DEFAULT_METHOD}".'
     else:
-        remedy = f'Take the method "{scheme.codebook}".'
+        remedy = f'Take the method "{plain_method(scheme)}".'
     raise UsageError(f"The method {method!r} does not make {scheme.label()} weights.", remedy=remedy)

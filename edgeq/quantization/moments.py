@@ -52,6 +52,11 @@ class MomentSums:
         self._cross = torch.zeros_like(self._hessian) if cross else None
         self._tokens = 0
 
+    @property
+    def tokens(self) -> int:
+        """How many were added."""
+        return self._tokens
+
     def add(self, x_float: Tensor, x_quantized: Tensor) -> None:
         """Both `[tokens, in]`, of the same tokens. Raises InternalError for other shapes."""
         if x_float.shape != x_quantized.shape or x_quantized.dim() != 2 or x_quantized.shape[1] != self._inputs:

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeq.core.scheme import ScaleDtype, Scheme
 from edgeq.core.tensor import QuantizedTensor
-from edgeq.quantization.grid import FloatMatrix, group, limits, storable, torch_dtype
+from edgeq.quantization.grid import FloatMatrix, folded, group, limits, storable, torch_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +27,8 @@ LEVELS = (
 )  # fmt: skip
 """Appendix E: normal quantiles, seven below 0 and eight above, divided by the largest. Computed anew they differ in the
 last bits with the arithmetic; kernels and checkpoints elsewhere hold exactly these."""
+SHRINKS = (1.0, *(0.6 + 0.025 * step for step in range(19) if step != 16))
+"""Of the largest magnitude, from which a search takes scales."""
 SCALES_TOGETHER = 256
 """Scales that share a second scale."""
 STEPS = 65535
@@ -61,6 +63,36 @@ def quantize_nf4(weights: FloatMatrix, scheme: Scheme, name: str) -> QuantizedTe
         scales=scale.reshape(groups.outputs, -1).numpy(),
         zero_points=None,
         codebook=levels[None].numpy(),
+    )
+
+
+def search_nf4(weights: FloatMatrix, importance: Tensor, scheme: Scheme, name: str) -> QuantizedTensor:
+    """The same with the best of a few scales for each group, the squared error of input `i` counting `importance[i]`.
+
+    No group has a larger weighted error than `quantize_nf4` gives it. Raises as that does.
+    """
+    import torch
+
+    groups = group(weights, scheme)
+    tensor = quantize_nf4(weights, scheme, name)
+    levels = levels_in(scheme.scale_dtype)
+    middles = (levels[1:] + levels[:-1]) / 2
+    size, count = groups.values.shape[0], scheme.groups(groups.inputs)
+    per_input = torch.nn.functional.pad(importance, (0, -groups.inputs % size)).reshape(-1, size).t()
+    relative = (per_input / per_input.amax(0).clamp_(min=torch.finfo(torch.float32).tiny)).repeat(1, groups.outputs)
+    plain = torch.from_numpy(tensor.scales).reshape(-1)
+    best, chosen = torch.full_like(plain, torch.inf), plain
+    for factor in SHRINKS:
+        scale = storable(plain * factor, scheme.scale_dtype)
+        units = torch.bucketize(groups.values / scale, middles)
+        error = folded((levels[units] * scale - groups.values).square_().mul_(relative))
+        better = error < best
+        best, chosen = torch.where(better, error, best), torch.where(better, scale, chosen)
+    codes = torch.bucketize(groups.values / chosen, middles).t().reshape(groups.outputs, -1)[:, : groups.inputs]
+    return replace(
+        tensor,
+        codes=np.ascontiguousarray(codes.to(torch.uint8).numpy()),
+        scales=chosen.reshape(groups.outputs, count).numpy(),
     )
 
 

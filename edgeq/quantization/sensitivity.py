@@ -19,7 +19,7 @@ import numpy.typing as npt
 from edgeq.core.scheme import Scheme
 from edgeq.progress import Advance
 from edgeq.quantization.candidates import Candidate, Unit
-from edgeq.quantization.methods import METHODS
+from edgeq.quantization.methods import METHODS, plain_method
 from edgeq.quantization.observation import Call, Observation, Subject
 from edgeq.quantization.stage import to_float32
 from edgeq.quantization.threads import workers
@@ -202,4 +202,4 @@ def _matrix(subject: Subject, name: str) -> Floats:
 def _dequantized(matrix: Floats, scheme: Scheme, name: str) -> Floats:
     if scheme.is_float:
         return matrix.astype(np.float16).astype(np.float32)
-    return METHODS[scheme.codebook or METHOD](matrix, scheme, name).dequantize()
+    return METHODS[METHOD if scheme.codebook is None else plain_method(scheme)](matrix, scheme, name).dequantize()

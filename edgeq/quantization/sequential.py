@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeq.core.recipe import Assignment, Plan
 from edgeq.core.tensor import QuantizedTensor
+from edgeq.quantization.awq import awq, scale_block
+from edgeq.quantization.codebook_gptq import gptq_codebook
+from edgeq.quantization.codebook_refit import calibrated_codebook
 from edgeq.quantization.gptq import gptq
-from edgeq.quantization.methods import CALIBRATED, GPTQ, function_for
+from edgeq.quantization.methods import AWQ, CALIBRATED, GPTQ, RECONSTRUCT, SCALING, function_for
 from edgeq.quantization.moments import Moments, MomentSums
 from edgeq.quantization.refit import refit
 from edgeq.quantization.threads import all_threads
@@ -25,11 +30,20 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgeq.models.blocks import Activations, BlockRunner
+    from edgeq.quantization.reconstruction import Task
 
-Quantized = dict[str, QuantizedTensor]
-"""Weights of one block by their stored names."""
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Quantized:
+    """Weights of one block by their stored names. floats: those that are not quantized and not the checkpoint's own, in
+    the module's orientation, or any others of the block as they are stored."""
+
+    tensors: dict[str, QuantizedTensor] = field(default_factory=dict)
+    floats: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
+
+
 Known = Callable[[int], Quantized | None]
-"""The quantized weights of a block that an earlier run has stored, or None."""
+"""What an earlier run has stored of a block, the weights outside the plan with it; or None."""
 
 
 class _ReachedError(Exception):
@@ -43,16 +57,29 @@ def quantize_blocks(runner: BlockRunner, plan: Plan, pool: ThreadPoolExecutor, k
     pool: each of its threads takes a matrix. Raises CorruptInputError for NaN and infinity, in the weights or in what
     the calibration sequences make of them.
     """
+    import torch
+
+    from edgeq.quantization.reconstruction import Task
+
+    reconstructs = any(assignment.method == RECONSTRUCT for assignment in plan.assignments.values())
     with all_threads():
         hidden = runner.embed()
+    wanted = hidden if reconstructs else None
     for index in range(runner.count):
         block = runner.load(index)
-        linears = runner.linears(index, block)
+        linears, parameters = runner.linears(index, block), runner.parameters(index, block)
         stored = known(index)
+        with all_threads():
+            wanted = None if wanted is None else runner.run(block, index, wanted)
         if stored is None:
             stored = _quantize_block(runner, index, hidden, plan, pool)
-        for name in linears.keys() & stored.keys():
-            _put(linears[name], stored[name])
+            if wanted is not None:
+                task = Task(runner=runner, index=index, inputs=hidden, wanted=wanted)
+                stored = _reconstructed(task, stored, plan)
+        for name in linears.keys() & stored.tensors.keys():
+            _put(linears[name], stored.tensors[name])
+        for name in parameters.keys() & stored.floats.keys():
+            parameters[name].copy_(torch.from_numpy(stored.floats[name]))
         with all_threads():
             hidden = runner.run(block, index, hidden)
         yield stored
@@ -63,7 +90,11 @@ def _quantize_block(
 ) -> Quantized:
     block = runner.load(index)
     linears = runner.linears(index, block)
-    found: Quantized = {}
+    assignments = {name: plan.assignments[name] for name in runner.parameters(index, block) if name in plan.assignments}
+    floats = {}
+    if any(assignment.method in SCALING for assignment in assignments.values()):
+        floats = scale_block(runner, index, block, hidden, assignments=assignments, pool=pool)
+    found: dict[str, QuantizedTensor] = {}
     for names in _sharing_inputs(runner, index, block, hidden):
         chosen = {name: plan.assignments[name] for name in names if _is_quantized(plan.assignments.get(name))}
         moments = None
@@ -77,7 +108,21 @@ def _quantize_block(
         for name, future in futures.items():
             found[name] = future.result()
             _put(linears[name], found[name])
-    return found
+    return Quantized(tensors=found, floats=floats)
+
+
+def _reconstructed(task: Task, start: Quantized, plan: Plan) -> Quantized:
+    """What training the block makes of `start`; the weights of other methods are part of the block."""
+    from edgeq.quantization.reconstruction import reconstruct
+
+    block = task.runner.load(task.index)
+    linears = task.runner.linears(task.index, block)
+    trained = {name: t for name, t in start.tensors.items() if plan.assignments[name].method == RECONSTRUCT}
+    for name in start.tensors.keys() - trained.keys():
+        _put(linears[name], start.tensors[name])
+    with all_threads():
+        found = reconstruct(task, block, trained)
+    return replace(start, tensors={**start.tensors, **found})
 
 
 def _is_quantized(assignment: Assignment | None) -> bool:
@@ -88,6 +133,11 @@ def _solve(weights: torch.Tensor, moments: Moments | None, assignment: Assignmen
     scheme, method = assignment.scheme, assignment.method
     if moments is None or method not in CALIBRATED:
         return function_for(method, scheme)(weights.numpy(), scheme, name)
+    if scheme.codebook is not None:
+        fit = gptq_codebook if method == GPTQ else calibrated_codebook
+        return fit(weights, moments, scheme, name)
+    if method == AWQ:
+        return awq(weights, moments, scheme, name)
     tensor = gptq(weights, moments, scheme, name)
     return tensor if method == GPTQ else refit(weights, moments, tensor, name=name)
 
@@ -137,22 +187,16 @@ def _moments(runner: BlockRunner, index: int, block: nn.Module, linear: nn.Modul
     return sums[0].result()
 
 
-def _is_turned(linear: nn.Module) -> bool:
-    """Whether a module holds its weight as [in, out], as transformers' Conv1D does."""
-    from torch import nn
-
-    return not isinstance(linear, nn.Linear)
-
-
 def _matrix(linear: nn.Module) -> torch.Tensor:
     """A copy [out, in] of the weight."""
-    weight: torch.Tensor = linear.weight.detach()  # type: ignore[operator]
-    return (weight.t() if _is_turned(linear) else weight).clone().contiguous()
+    from edgeq.models.folding import by_output
+
+    return by_output(linear).clone().contiguous()
 
 
 def _put(linear: nn.Module, tensor: QuantizedTensor) -> None:
     import torch
 
-    values = torch.from_numpy(np.array(tensor.dequantize()))
-    with torch.no_grad():
-        linear.weight.copy_(values.t() if _is_turned(linear) else values)  # type: ignore[operator]
+    from edgeq.models.folding import by_output
+
+    by_output(linear).copy_(torch.from_numpy(np.array(tensor.dequantize())))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,11 +18,20 @@ from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import CorruptInputError, InternalError, UnsupportedModelError
 from edgeq.progress import Advance, SilentProgress
 from edgeq.quantization.distillation import Distilled, check_size, distill
-from edgeq.quantization.grid import FloatMatrix
+from edgeq.quantization.grid import FloatMatrix, stack
 from edgeq.quantization.methods import CALIBRATED, DEFAULT_METHOD, DISTILL, REFIT, function_for
 from edgeq.quantization.sequential import Quantized, quantize_blocks
 from edgeq.quantization.threads import workers
-from edgeq.store import DRAFT, EncodedTensor, QuantizedModel, StoreWriter, encode_float, encode_quantized, store_key
+from edgeq.store import (
+    DRAFT,
+    TRAINING,
+    EncodedTensor,
+    QuantizedModel,
+    StoreWriter,
+    encode_float,
+    encode_quantized,
+    store_key,
+)
 
 CHUNK = 1 << 18
 """Weights that a thread quantizes at a time: its float32 working set then stays in the caches."""
@@ -92,7 +101,7 @@ def quantize(
     if trained:
         draft_plan = _draft(plan, model.info)
         draft = quantize(model, draft_plan, directory / DRAFT, calibration=calibration, progress=progress)
-        distilled = distill(model, draft, trained, calibration, progress)
+        distilled = distill(model, draft, trained, calibration, progress, state=directory / TRAINING)
     units = _units(model.info)
     total, done = sum(unit.parameters for unit in units), 0
     with workers() as pool:
@@ -142,13 +151,19 @@ class _Given:
     distilled: Distilled
     draft: QuantizedModel | None
 
-    def tensors(self, unit: Unit) -> Quantized:
-        """Codes of the unit that are known before it is encoded."""
+    def quantized(self, unit: Unit) -> Quantized:
+        """What is known of the unit before it is encoded."""
         if self.draft is None:
-            return {}
-        known = self.distilled.tensors
-        draft = [weight.name for weight in unit.weights if self.draft.is_quantized(weight.name)]
-        return {name: known[name] if name in known else self.draft.quantized(name) for name in draft}
+            return Quantized()
+        draft, better = self.draft, self.distilled
+        names = [weight.name for weight in unit.weights]
+        floats = [name for name in names if not draft.is_quantized(name) and draft.floating_dtype(name) == np.float32]
+        return Quantized(
+            tensors={
+                name: better.tensors.get(name) or draft.quantized(name) for name in names if draft.is_quantized(name)
+            },
+            floats={name: better.floats[name] if name in better.floats else draft.floating(name) for name in floats},
+        )
 
 
 def _stored(given: _Given, calibration: Sequence[Sequence[int]]) -> Iterator[Unit]:
@@ -158,8 +173,8 @@ def _stored(given: _Given, calibration: Sequence[Sequence[int]]) -> Iterator[Uni
     with ThreadPoolExecutor(1, thread_name_prefix="write") as disk:
         for index, unit in enumerate(given.units):
             known = given.writer.holds(index, unit.label)
-            tensors = next(blocks) if unit.is_block and blocks is not None else given.tensors(unit)
-            encoded = {} if known else _encode_unit(given, unit, tensors)
+            quantized = next(blocks) if unit.is_block and blocks is not None else given.quantized(unit)
+            encoded = {} if known else _encode_unit(given, unit, quantized)
             if writing is not None:
                 writing[1].result()
                 yield writing[0]
@@ -181,7 +196,10 @@ def _blocks(given: _Given, calibration: Sequence[Sequence[int]]) -> Iterator[Qua
 
     def known(block: int) -> Quantized | None:
         index, unit = places[block]
-        return given.writer.quantized(index, unit.label) if given.writer.holds(index, unit.label) else None
+        if not given.writer.holds(index, unit.label):
+            return None
+        writer, label = given.writer, unit.label
+        return Quantized(tensors=writer.quantized(index, label), floats=writer.floats(index, label))
 
     return quantize_blocks(BlockRunner(given.model, calibration), given.plan, given.pool, known)
 
@@ -195,16 +213,16 @@ def _units(info: ModelInfo) -> tuple[Unit, ...]:
     return tuple(Unit(label=label, weights=tuple(weights)) for label, weights in members.items())
 
 
-def _encode_unit(given: _Given, unit: Unit, tensors: Mapping[str, QuantizedTensor]) -> dict[str, EncodedTensor]:
-    """All weights of a unit, ready to be written; `tensors` are quantized already."""
+def _encode_unit(given: _Given, unit: Unit, known: Quantized) -> dict[str, EncodedTensor]:
+    """All weights of a unit, ready to be written; what is `known` is taken as it is."""
     parts: dict[str, list[Future[QuantizedTensor]]] = {}
     encoded: dict[str, Future[EncodedTensor]] = {}
     for weight in unit.weights:
         assignment = given.plan.assignments.get(weight.name)
-        if weight.name in tensors:
-            encoded[weight.name] = given.pool.submit(encode_quantized, weight.name, tensors[weight.name])
+        if weight.name in known.tensors:
+            encoded[weight.name] = given.pool.submit(encode_quantized, weight.name, known.tensors[weight.name])
             continue
-        values = given.distilled.floats.get(weight.name)
+        values = known.floats.get(weight.name)
         values = given.model.read(weight.name) if values is None else values
         if assignment is None or assignment.scheme.is_float:
             encoded[weight.name] = given.pool.submit(_encode_float, values, weight, assignment)
@@ -237,19 +255,7 @@ def _submit_chunks(
 
 def _encode_parts(name: str, parts: list[QuantizedTensor]) -> EncodedTensor:
     """Put the rows of a matrix together again."""
-    scheme = parts[0].scheme
-    zero_points = [part.zero_points for part in parts if part.zero_points is not None]
-    tables = [part.codebook for part in parts if part.codebook is not None]
-    if scheme.palette_rows is None:
-        tables = tables[:1]  # one table, the same in every part
-    tensor = QuantizedTensor(
-        scheme=scheme,
-        codes=np.concatenate([part.codes for part in parts]),
-        scales=np.concatenate([part.scales for part in parts]),
-        zero_points=np.concatenate(zero_points) if zero_points else None,
-        codebook=np.concatenate(tables) if tables else None,
-    )
-    return encode_quantized(name, tensor)
+    return encode_quantized(name, stack(parts))
 
 
 def _encode_float(values: npt.NDArray[Any], weight: WeightInfo, assignment: Assignment | None) -> EncodedTensor:

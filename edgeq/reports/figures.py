@@ -63,7 +63,8 @@ def recipe(report: Report) -> str:
         return "float16, not quantized"
     group = "one scale per channel" if recipe.group_size is None else f"groups of {recipe.group_size}"
     grid = "symmetric" if recipe.symmetric else "zero points"
-    return f"{recipe.method}, {recipe.bits} bits, {group}, {grid}; embeddings {recipe.embedding_bits} bits"
+    words = {None: f"{group}, {grid}", "palette": "palettes", "nf4": f"{group}, NormalFloat"}[recipe.codebook]
+    return f"{recipe.method}, {recipe.bits} bits, {words}; embeddings {recipe.embedding_bits} bits"
 
 
 def memory(report: Report) -> tuple[float | None, str]:

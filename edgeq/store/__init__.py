@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from edgeq.store.encode import EncodedTensor, encode_float, encode_quantized
-from edgeq.store.layout import DRAFT
+from edgeq.store.layout import DRAFT, TRAINING
 from edgeq.store.model import QuantizedModel, ResolvedRecipe
 from edgeq.store.writer import StoreWriter, store_key
 
 __all__ = [
     "DRAFT",
+    "TRAINING",
     "EncodedTensor",
     "QuantizedModel",
     "ResolvedRecipe",

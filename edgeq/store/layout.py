@@ -30,6 +30,8 @@ PARTIAL = "partial.jsonl"
 BLOCKS = "blocks"
 SOURCE = "source"
 DRAFT = "draft"
+TRAINING = "training.pt"
+"""Where a training was when it was last saved."""
 REMEDY = "Delete the store and quantize again."
 
 

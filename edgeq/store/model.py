@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgeq.core.artifact import FileEntry
 from edgeq.core.model import ModelInfo
 from edgeq.core.recipe import Assignment, Plan
-from edgeq.core.scheme import FLOAT_BITS, Scheme
+from edgeq.core.scheme import FLOAT_BITS, Codebook, Scheme
 from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import CorruptInputError, InternalError
 from edgeq.files import contained, sha256_file
@@ -31,6 +31,7 @@ class ResolvedRecipe:
     group_size: int | None
     symmetric: bool
     embedding_bits: int
+    codebook: Codebook | None
 
 
 class QuantizedModel:
@@ -90,6 +91,7 @@ class QuantizedModel:
             method=linear.method if linear else "none",
             group_size=scheme.group_size if scheme and quantized else None,
             symmetric=bool(scheme and quantized and scheme.symmetric),
+            codebook=scheme.codebook if scheme else None,
             embedding_bits=embedding.scheme.bits if embedding else FLOAT_BITS,
         )
 

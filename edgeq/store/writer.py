@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 import edgeq
 from edgeq.core.artifact import FileEntry
@@ -27,6 +28,7 @@ from edgeq.store.layout import (
     PARTIAL,
     SOURCE,
     STORE_SCHEMA,
+    TRAINING,
     BlockRecord,
     StoreDocument,
     TensorRecord,
@@ -95,6 +97,12 @@ class StoreWriter:
             if entry.scheme is not None
         }
 
+    def floats(self, index: int, label: str) -> dict[str, npt.NDArray[np.float32]]:
+        """The weights of a written block that are stored as float32. Raises CorruptInputError as `quantized`."""
+        record = self._blocks[_block_path(index, label)]
+        path = self._directory / record.file.path
+        return {name: read_tensor(path, name) for name, entry in record.tensors.items() if entry.dtype == "float32"}
+
     def write(self, index: int, label: str, tensors: Mapping[str, EncodedTensor]) -> None:
         """Store block number `index`. Raises OutputError where it cannot be written; then nothing of it is visible."""
         relative = _block_path(index, label)
@@ -129,6 +137,7 @@ class StoreWriter:
         text = json.dumps(to_plain(document), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
         write_bytes_atomic(self._directory / DOCUMENT, text.encode())
         (self._directory / PARTIAL).unlink(missing_ok=True)
+        (self._directory / TRAINING).unlink(missing_ok=True)
         shutil.rmtree(self._directory / DRAFT, ignore_errors=True)
         return QuantizedModel(self._directory, document, trusted=True)
 
@@ -165,12 +174,13 @@ class StoreWriter:
 
     def _start_anew(self) -> None:
         """Remove what a run with another key left. Refuses a directory that holds anything else."""
-        ours = {DOCUMENT, PARTIAL, BLOCKS, SOURCE, DRAFT}
+        ours = {DOCUMENT, PARTIAL, BLOCKS, SOURCE, DRAFT, TRAINING}
         names = {path.name for path in self._directory.iterdir()}
         names -= {path.name for path in self._directory.glob(TEMPORARY)}
         if names - ours or (names and not names & {DOCUMENT, PARTIAL, DRAFT}):
             raise OutputError(f"{self._directory} is not a store and not empty.", remedy="Name another --output.")
-        (self._directory / DOCUMENT).unlink(missing_ok=True)
+        for name in (DOCUMENT, TRAINING):
+            (self._directory / name).unlink(missing_ok=True)
         for name in (BLOCKS, SOURCE):
             shutil.rmtree(self._directory / name, ignore_errors=True)
         (self._directory / PARTIAL).write_text(self._key + "\n", encoding="utf-8")

@@ -23,7 +23,7 @@ def rule(tensors: str, scheme: Scheme, method: str = "auto") -> Rule:
     [
         Recipe(),
         Recipe(bits=8, method="rtn", group_size=32, symmetric=True, embedding_bits=4),
-        Recipe(rules=(rule("a.weight", FOUR), rule("b.weight", FOUR), rule('odd "name"', PALETTE, "palette"))),
+        Recipe(rules=(rule("a.weight", FOUR), rule("b.weight", FOUR), rule('odd "name"', PALETTE, "kmeans"))),
         Recipe(rules=(rule("layers.*", FOUR), rule("layers.1.*", CHANNELS), rule("layers.1.up", FOUR))),
         Recipe(rules=(rule("a", Scheme(bits=16)),)),
     ],

@@ -6,15 +6,19 @@ import numpy as np
 import numpy.typing as npt
 
 
-def least_error(values: npt.NDArray[np.float32], clusters: int) -> float:
-    """The least sum of squared distances to the means of at most `clusters` clusters."""
-    ordered = np.sort(values.ravel().astype(np.float64))
+def least_error(values: npt.NDArray[np.float32], clusters: int, counts: npt.NDArray[np.float32] | None = None) -> float:
+    """The least sum of squared distances to the means of at most `clusters` clusters, each times its count if given."""
+    order = np.argsort(values.ravel())
+    ordered = values.ravel()[order].astype(np.float64)
+    each = np.ones(len(ordered)) if counts is None else counts.ravel()[order].astype(np.float64)
     count = len(ordered)
-    sums, squares = (np.concatenate([[0.0], np.cumsum(part)]) for part in (ordered, ordered**2))
+    parts = (each, each * ordered, each * ordered**2)
+    masses, sums, squares = (np.concatenate([[0.0], np.cumsum(part)]) for part in parts)
     cost = np.full((count + 1, count + 1), np.inf)  # of the numbers start to stop as one cluster
     for start in range(count + 1):
         stops = np.arange(start + 1, count + 1)
-        cost[start, stops] = squares[stops] - squares[start] - (sums[stops] - sums[start]) ** 2 / (stops - start)
+        mass = masses[stops] - masses[start]
+        cost[start, stops] = squares[stops] - squares[start] - (sums[stops] - sums[start]) ** 2 / mass
         cost[start, start] = 0.0
     best = cost[0]
     for _ in range(clusters - 1):

@@ -63,7 +63,7 @@ def test_few_bits_take_short_groups_with_zero_points_in_every_format(model: Fake
 
 def test_palettes_of_two_to_eight_bits(model: FakeModel) -> None:
     for bits in (2, 3, 4, 6, 8):
-        plan = allocate(model, Recipe(bits=bits, method="palette"), target(), ("coreml",))
+        plan = allocate(model, Recipe(bits=bits, method="kmeans"), target(), ("coreml",))
         assert plan.assignments[UP].scheme.label() == f"palette{bits} r4"
     with pytest.raises(UsageError, match="6 bits"):
         allocate(model, Recipe(bits=6), target())
@@ -162,8 +162,8 @@ def test_the_neural_engine_wants_channels(model: FakeModel) -> None:
 
 
 def test_palettes_and_nf4_are_for_core_ml(model: FakeModel) -> None:
-    palettes = allocate(model, Recipe(method="palette"), target(), ("coreml",))
-    assert palettes.assignments[UP].method == "palette"
+    palettes = allocate(model, Recipe(method="kmeans"), target(), ("coreml",))
+    assert palettes.assignments[UP].method == "kmeans"
     assert palettes.assignments[UP].scheme.codebook == "palette"
     assert palettes.assignments["embed.weight"].scheme.bits == 8
     nf4 = allocate(model, Recipe(method="nf4"), target(), ("coreml",))
@@ -172,6 +172,49 @@ def test_palettes_and_nf4_are_for_core_ml(model: FakeModel) -> None:
     formats: tuple[Format, ...]
     for formats in (("onnx",), ("coreml", "executorch")):
         with pytest.raises(UsageError, match="only Core ML"):
-            allocate(model, Recipe(method="palette"), target(), formats)
+            allocate(model, Recipe(method="kmeans"), target(), formats)
     with pytest.raises(UsageError, match="no groups"):
-        allocate(model, Recipe(method="palette", group_size=32), target(), ("coreml",))
+        allocate(model, Recipe(method="kmeans", group_size=32), target(), ("coreml",))
+
+
+PALETTE = Scheme(bits=4, group_size=None, symmetric=True, scale_dtype="float16", codebook="palette", palette_rows=4)
+
+
+def method_of(model: FakeModel, recipe: Recipe, *, has_text: bool = False, tensor: str = UP) -> str:
+    return allocate(model, recipe, target(), ("coreml",), has_text=has_text).assignments[tensor].method
+
+
+@pytest.mark.parametrize("method", ["kmeans", "nf4"])
+def test_codebooks_of_linears_are_fitted_to_text_where_there_is_some(model: FakeModel, method: str) -> None:
+    assert method_of(model, Recipe(method=method)) == method
+    assert method_of(model, Recipe(method=method), has_text=True) == "refit"
+    assert method_of(model, Recipe(method=method, effort="best")) == "refit"
+    table = {"kmeans": "kmeans", "nf4": "mse"}[method]  # NF4 has no 8 bits
+    assert method_of(model, Recipe(method=method), has_text=True, tensor="embed.weight") == table
+
+
+@pytest.mark.parametrize(
+    ("method", "has_text", "expected"),
+    [
+        ("auto", False, "kmeans"),
+        ("auto", True, "kmeans"),  # what "auto" comes to with text is decided elsewhere
+        ("kmeans", True, "refit"),
+        ("gptq", False, "gptq"),
+        ("refit", False, "refit"),
+    ],
+)
+def test_methods_of_rules_with_codebooks(model: FakeModel, method: str, has_text: bool, expected: str) -> None:
+    rules = (Rule(tensors=UP, scheme=PALETTE, method=method),)
+    assert method_of(model, Recipe(rules=rules), has_text=has_text) == expected
+
+
+def test_a_table_has_no_inputs_to_fit_a_codebook_to(model: FakeModel) -> None:
+    rules = (Rule(tensors="embed.weight", scheme=PALETTE, method="refit"),)
+    assert method_of(model, Recipe(rules=rules), tensor="embed.weight") == "kmeans"
+
+
+@pytest.mark.parametrize("method", ["awq", "distill", "mse", "nf4"])
+def test_methods_that_fit_no_palettes_are_refused(model: FakeModel, method: str) -> None:
+    with pytest.raises(UsageError, match="palette4") as caught:
+        allocate(model, Recipe(rules=(Rule(tensors=UP, scheme=PALETTE, method=method),)), target(), ("coreml",))
+    assert '"kmeans"' in caught.value.remedy

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from edgeq.core.recipe import Recipe
 from edgeq.errors import UnsupportedModelError
 from edgeq.models.source import SourceModel, load
 from edgeq.progress import SilentProgress
-from edgeq.quantization import allocate, distillation, quantize
-from edgeq.quantization.distillation import Distilled, check_size, distill
+from edgeq.quantization import allocate, distillation, quantize, trainable
+from edgeq.quantization.distillation import Distilled, _batches, _Model, _Student, check_size, distill
 from edgeq.quantization.grid import storable
+from edgeq.quantization.trainable import TrainedGrid
 from edgeq.store import QuantizedModel
 from edgeq.targets.profiles import load_profile
 from tests.tiny_models import tiny_bert, tiny_gpt2, tiny_llama
@@ -49,7 +52,8 @@ def test_training_starts_from_the_weights_of_the_store(make: object, tmp_path: P
     model = load(make(tmp_path / "source"))
     store = draft(model, tmp_path / "store")
     for name in linears(store):
-        grid = distillation._Grid.of(store, name, model.read(name))
+        turned = store.info.weights[name].input_axis == 0
+        grid = TrainedGrid.of(store.quantized(name), model.read(name), turned=turned)
         np.testing.assert_array_equal(grid.weight().detach().numpy(), store.dequantized(name))
         found, expected = grid.result(), store.quantized(name)
         np.testing.assert_array_equal(found.codes, expected.codes)
@@ -74,7 +78,7 @@ def test_unseen_sequences_gain_and_scales_stay_storable(tmp_path: Path) -> None:
 
 
 def test_what_does_not_help_is_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distillation, "CODE_RATE", {3: 3.0})
+    monkeypatch.setattr(trainable, "CODE_RATE", 3.0)
     monkeypatch.setattr(distillation, "STEPS", {3: 5})
     model = load(tiny_llama(tmp_path / "source"))
     found = trained(model, draft(model, tmp_path / "store"))
@@ -91,17 +95,99 @@ def test_encoders_are_trained_on_their_hidden_states(tmp_path: Path) -> None:
 
 def test_padding_does_not_count(tmp_path: Path) -> None:
     model = load(tiny_bert(tmp_path / "source"))
-    reference = distillation._Model.load(model.directory, "feature-extraction")
     store = draft(model, tmp_path / "store")
-    weights = {name: torch.from_numpy(store.dequantized(name)) for name in linears(store)}
+    student = _Student.of(model, store, linears(store))
     rows = [LENGTHS[0], LENGTHS[17]]
-    [(ids, mask)] = distillation._batches(rows, [])
-    together = float(distillation._loss(reference, reference, weights, ids, mask)) * sum(map(len, rows))
-    alone = 0.0
-    for row in rows:
-        [(ids, mask)] = distillation._batches([row], [])
-        alone += float(distillation._loss(reference, reference, weights, ids, mask)) * len(row)
-    assert together == pytest.approx(alone, rel=1e-4)
+
+    def parts(rows: list[tuple[int, ...]]) -> tuple[float, float]:
+        """The loss, and of it what is of sentences."""
+        (batch,) = _batches(rows)
+        wanted = student.model(batch)
+        with torch.no_grad():
+            found = student.model(batch, {name: grid.weight() for name, grid in student.grids.items()})
+            return float(student.loss(batch, wanted)), float(student._turned_away(wanted, found, batch.mask))
+
+    lengths = [len(row) for row in rows]
+    (first, first_sentence), (second, second_sentence), (both, sentences) = (
+        parts(rows[:1]),
+        parts(rows[1:]),
+        parts(rows),
+    )
+    assert sentences == pytest.approx((first_sentence + second_sentence) / 2, rel=1e-3)
+    tokens = (first - first_sentence) * lengths[0] + (second - second_sentence) * lengths[1]
+    assert both - sentences == pytest.approx(tokens / sum(lengths), rel=1e-3)
+    assert first_sentence > 0
+
+
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2])
+def test_answers_kept_before_the_head_are_the_model_s(make: object, tmp_path: Path) -> None:
+    assert callable(make)
+    model = load(make(tmp_path / "source"))
+    reference = _Model.load(model)
+    batches = _batches(SEQUENCES)
+    answers = reference.answers(batches)
+    calls: list[object] = []
+    reference.module.register_forward_hook(lambda *_: calls.append(None))
+    torch.testing.assert_close(answers(0), reference(batches[0]), rtol=1e-4, atol=1e-5)
+    assert len(calls) == 1  # which this comparison makes: no answer runs the model again
+
+
+class Bent(nn.Module):
+    """A language model that bends its logits after the head, as some do."""
+
+    def __init__(self, whole: nn.Module) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def get_output_embeddings(self) -> nn.Module:
+        head = self.whole.get_submodule("lm_head")
+        assert isinstance(head, nn.Module)
+        return head
+
+    def forward(self, **inputs: object) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.whole(**inputs).logits.tanh())
+
+
+def test_logits_that_are_bent_after_the_head_are_computed_by_the_whole_model(tmp_path: Path) -> None:
+    model = load(tiny_llama(tmp_path / "source"))
+    reference = _Model(module=Bent(_Model.load(model).module), info=model.info)
+    batches = _batches(SEQUENCES)
+    with torch.no_grad():
+        torch.testing.assert_close(reference.answers(batches)(0), reference(batches[0]))
+
+
+def test_a_killed_training_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distillation, "SAVED_EVERY", 20)
+    model = load(tiny_llama(tmp_path / "source"))
+    store = draft(model, tmp_path / "store")
+    whole = distill(model, store, linears(store), SEQUENCES, SilentProgress().advance)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(done: int, total: int, label: str) -> None:
+        if done == 30:
+            raise KilledError
+
+    state = tmp_path / "training.pt"
+    with pytest.raises(KilledError):
+        distill(model, store, linears(store), SEQUENCES, kill, state=state)
+    seen: list[int] = []
+    found = distill(model, store, linears(store), SEQUENCES, lambda done, total, label: seen.append(done), state=state)
+    assert seen[0] == 21
+    for name, tensor in whole.tensors.items():
+        np.testing.assert_array_equal(found.tensors[name].codes, tensor.codes)
+        np.testing.assert_array_equal(found.tensors[name].scales, tensor.scales)
+
+
+def test_a_state_that_was_cut_short_is_not_used(tmp_path: Path) -> None:
+    model = load(tiny_llama(tmp_path / "source"))
+    store = draft(model, tmp_path / "store")
+    state = tmp_path / "training.pt"
+    state.write_bytes(b"PK")
+    seen: list[int] = []
+    distill(model, store, linears(store), SEQUENCES, lambda done, total, label: seen.append(done), state=state)
+    assert seen[0] == 1
 
 
 def test_models_that_do_not_fit_in_memory_are_refused(tmp_path: Path) -> None:

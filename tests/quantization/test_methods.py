@@ -273,7 +273,7 @@ def test_an_unknown_method_is_told(name: str, hint: str) -> None:
 
 @pytest.mark.parametrize(
     ("method", "codebook", "remedy"),
-    [("nf4", None, 'codebook="nf4"'), ("palette", "nf4", '"nf4"'), ("mse", "palette", '"palette"')],
+    [("nf4", None, 'codebook="nf4"'), ("kmeans", "nf4", '"nf4"'), ("mse", "palette", '"kmeans"')],
 )
 def test_a_method_that_does_not_make_the_scheme_is_refused(method: str, codebook: Codebook | None, remedy: str) -> None:
     scheme = Scheme(bits=4, group_size=None, symmetric=True, codebook=codebook)

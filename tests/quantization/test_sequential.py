@@ -15,6 +15,7 @@ from edgeq.errors import InternalError, OutputError
 from edgeq.models.architecture import load_module
 from edgeq.models.source import SourceModel, load
 from edgeq.quantization import allocate, distillation, needs_calibration, quantize, trains
+from edgeq.quantization.codebook_refit import calibrated_codebook
 from edgeq.quantization.gptq import gptq
 from edgeq.quantization.moments import Moments
 from edgeq.store import QuantizedModel
@@ -171,3 +172,35 @@ def test_the_best_effort_trains(tmp_path: Path) -> None:
     model = load(tiny_llama(tmp_path / "source"))
     assert trains(allocate(model, Recipe(bits=4, effort="best"), load_profile("edge")))
     assert not needs_calibration(allocate(model, Recipe(bits=4), load_profile("edge")))
+
+
+@pytest.mark.parametrize("method", ["kmeans", "nf4"])
+def test_codebooks_are_fitted_to_what_the_blocks_are_given(method: str, tmp_path: Path) -> None:
+    """And stored as they are: what is read back has the codes, tables and scales of the function."""
+    model = load(tiny_llama(tmp_path / "source"))
+    ios = load_profile("ios")
+    bits = 3 if method == "kmeans" else 4
+    chosen = [allocate(model, Recipe(bits=bits, method=method), ios, has_text=has_text) for has_text in (False, True)]
+    plain, fitted = (
+        quantize(model, one, tmp_path / name, calibration=SEQUENCES if needs_calibration(one) else ())
+        for one, name in zip(chosen, ("plain", "fitted"), strict=True)
+    )
+    assert divergence(model, fitted) < 0.9 * divergence(model, plain)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    module, _ = load_module(model.directory, "text-generation", dtype="float32")
+    given: list[torch.Tensor] = []
+    linear = module.get_submodule(name.removesuffix(".weight"))
+    linear.register_forward_pre_hook(lambda _part, x: given.append(x[0]))
+    with torch.no_grad():
+        for sequence in SEQUENCES:
+            module(input_ids=torch.tensor([sequence]))
+    x = torch.cat([one.flatten(0, 1) for one in given]).double()
+    moments = Moments(hessian=(x.t() @ x / len(x)).float(), cross=None, tokens=len(x))
+    weight = linear.get_parameter("weight").detach().clone()
+    expected = calibrated_codebook(weight, moments, chosen[1].assignments[name].scheme, name)
+    assert (fitted.quantized(name).codes == expected.codes).mean() > 0.98
+    np.testing.assert_allclose(
+        fitted.dequantized(name), expected.dequantize(), rtol=0, atol=0.02 * float(weight.std()) * 16
+    )
+    again = quantize(model, chosen[1], tmp_path / "again", calibration=SEQUENCES)
+    assert again.weights_digest == fitted.weights_digest

@@ -18,7 +18,7 @@ from edgeq.core.recipe import Assignment, Plan, Recipe, Rule
 from edgeq.core.scheme import Scheme
 from edgeq.errors import CorruptInputError, InternalError, UnsupportedModelError, UsageError
 from edgeq.quantization import METHODS, allocate, quantize
-from edgeq.quantization.methods import function_for
+from edgeq.quantization.methods import function_for, plain_method
 from edgeq.quantization.stage import to_float32
 from edgeq.store import QuantizedModel
 from tests.quantization.fake_model import FakeModel, fake_model, target
@@ -93,9 +93,8 @@ every_codebook = pytest.mark.parametrize(
 
 def codebook_plan(model: FakeModel, scheme: Scheme) -> Plan:
     """The default plan with `scheme` for all linears; up has 172 rows, down 64."""
-    assert scheme.codebook is not None
     linears = [name for name in model.info.weights if name.endswith(("up.weight", "down.weight"))]
-    chosen = Assignment(scheme=scheme, method=scheme.codebook)
+    chosen = Assignment(scheme=scheme, method=plain_method(scheme))
     return Plan(assignments={**plan_of(model).assignments, **dict.fromkeys(linears, chosen)})
 
 
@@ -113,7 +112,7 @@ def test_codebooks_are_stored_as_the_method_gave_them(
         assert tensor_digest(name, actual) == tensor_digest(name, expected) == store.tensor_digest(name)
         assert expected.codebook is not None
         np.testing.assert_array_equal(store.codebook(name), expected.codebook)
-    assert store.recipe.method == scheme.codebook
+    assert store.recipe.method == plain_method(scheme)
 
 
 @every_codebook

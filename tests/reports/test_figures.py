@@ -48,6 +48,12 @@ def test_recipe_in_words() -> None:
     recipe = dataclasses.replace(report.recipe, group_size=None, symmetric=False)
     text = figures.recipe(dataclasses.replace(report, recipe=recipe))
     assert text == "search, 4 bits, one scale per channel, zero points; embeddings 8 bits"
+    palettes = dataclasses.replace(recipe, codebook="palette")
+    text = figures.recipe(dataclasses.replace(report, recipe=palettes))
+    assert text == "search, 4 bits, palettes; embeddings 8 bits"
+    normal = dataclasses.replace(report.recipe, codebook="nf4")
+    text = figures.recipe(dataclasses.replace(report, recipe=normal))
+    assert text == "search, 4 bits, groups of 32, NormalFloat; embeddings 8 bits"
 
 
 def test_sixteen_bits_have_no_groups() -> None:
