@@ -17,7 +17,7 @@ from edgeq.quantization.allocate import SMALLEST_MATRIX
 
 INPUTS = "inputs.json"
 CALIBRATION_SEQUENCES, EVALUATION_SEQUENCES, LENGTH = 128, 60, 256
-SENTENCES, SENTENCE_LENGTH, SHORTEST_LINE = 256, 128, 80
+SENTENCES_READ, SENTENCES_JUDGED, SENTENCE_LENGTH, SHORTEST_LINE = 1024, 256, 128, 80
 
 
 def long_lines(text: str, count: int) -> list[str]:
@@ -32,7 +32,7 @@ def sequences(directory: Path, task: str, path: Path, count: int) -> tuple[tuple
         msg = f"{directory} has no tokenizer"
         raise ValueError(msg)
     if task == "feature-extraction":
-        return tuple(truncated(encode, line, SENTENCE_LENGTH) for line in long_lines(text, SENTENCES))
+        return tuple(truncated(encode, line, SENTENCE_LENGTH) for line in long_lines(text, count))
     found = windows(encode, text, LENGTH, count * LENGTH)
     if len(found) < count or len(set(map(len, found))) > 1:
         msg = f"{path} has fewer than {count} windows of {LENGTH} tokens"
@@ -62,13 +62,15 @@ def main() -> None:
     chosen = matrices(source.info)
     weights = sum(matrix.outputs * matrix.inputs for matrix in chosen.values())
     task = source.info.task
+    is_encoder = task == "feature-extraction"
+    read, judged = (SENTENCES_READ, SENTENCES_JUDGED) if is_encoder else (CALIBRATION_SEQUENCES, EVALUATION_SEQUENCES)
     inputs = Inputs(
         model=str(source.directory.resolve()),
         task=task,
         matrices=chosen,
         other_bytes=2 * (source.info.parameters - weights),
-        calibration=sequences(source.directory, task, Path(calibration), CALIBRATION_SEQUENCES),
-        evaluation=sequences(source.directory, task, Path(evaluation), EVALUATION_SEQUENCES),
+        calibration=sequences(source.directory, task, Path(calibration), read),
+        evaluation=sequences(source.directory, task, Path(evaluation), judged),
     )
     run_reference(
         source=source.directory, store=None, task=task, sequences=inputs.evaluation, output=directory / "reference"

@@ -19,6 +19,7 @@ from edgeq.core.recipe import Assignment, Plan, Recipe
 from edgeq.core.scheme import Scheme
 from edgeq.errors import CorruptInputError, EdgeqError, InternalError, OutputError, SourceNotFoundError
 from edgeq.quantization import allocate, quantize
+from edgeq.quantization.methods import plain_method
 from edgeq.store import QuantizedModel
 from edgeq.store.shards import read_tensor, write_shard
 from tests.quantization.fake_model import FakeModel, fake_model, target
@@ -93,7 +94,7 @@ def codebook_store(model: FakeModel, directory: Path, scheme: Scheme) -> Quantiz
     """The default store, but for UP, which gets `scheme`."""
     assert scheme.codebook is not None
     plan = allocate(model, Recipe(), target())
-    chosen = Assignment(scheme=scheme, method=scheme.codebook)
+    chosen = Assignment(scheme=scheme, method=plain_method(scheme))
     quantize(model, Plan(assignments={**plan.assignments, UP: chosen}), directory)
     return QuantizedModel.open(directory)
 

@@ -68,7 +68,7 @@ def plan_for(
 ) -> Plan:
     """`allocate` for a model of which only names and shapes are known."""
     _check_rules(recipe.rules, info)
-    method = resolve_method(recipe.method, recipe.effort)
+    method = resolve_method(recipe.method)
     grid = Grid(target=target, formats=target.formats[:1] if formats is None else formats)
     _check_codebook(recipe, method, grid)
     assignments = {}
@@ -132,7 +132,7 @@ def _default_scheme(recipe: Recipe, info: ModelInfo, weight: WeightInfo, grid: G
     if bits == FLOAT_BITS:
         return Scheme(bits=FLOAT_BITS)
     group_size = grid.group_size(bits, weight.outputs_inputs[1]) if recipe.group_size is None else recipe.group_size
-    codebook = CODEBOOKS.get(resolve_method(recipe.method, recipe.effort))
+    codebook = CODEBOOKS.get(resolve_method(recipe.method))
     if codebook == "palette":
         rows = next(rows for rows in PALETTE_ROWS if weight.outputs_inputs[0] % rows == 0)
         return Scheme(
@@ -159,7 +159,7 @@ def _method(scheme: Scheme, asked: str, effort: Effort, weight: WeightInfo, *, h
     one without calibration where a calibrated one has nothing to read."""
     if scheme.is_float:
         return NO_METHOD
-    method = resolve_method(asked, effort)
+    method = resolve_method(asked)
     if scheme.codebook is None:
         method = DEFAULT_METHOD if method in CODEBOOKS else method
     elif asked == AUTO or method in CODEBOOKS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from edgeq.core.recipe import Effort
 from edgeq.core.scheme import Codebook, Scheme
 from edgeq.errors import UnknownNameError, UsageError
 from edgeq.quantization.grid import QuantizeFunction
@@ -35,16 +34,15 @@ SCALING = (AWQ,)
 """Methods before which columns are scaled."""
 AUTO = "auto"
 DEFAULT_METHOD = "mse"
-BEST_METHOD = DISTILL
 NO_METHOD = "none"
 """What a plan calls the method of a matrix that becomes float16."""
 
 
-def resolve_method(name: str, effort: Effort = "default") -> str:
-    """A key of METHODS, or one of CALIBRATED. `auto` is the best method that needs no calibration, and with the effort
-    "best" the best of all. Raises UnknownNameError."""
+def resolve_method(name: str) -> str:
+    """A key of METHODS, or one of CALIBRATED. `auto` is the best method that knows nothing but the weights; what it
+    comes to where there is a model to run is decided by `edgeq.composition`. Raises UnknownNameError."""
     if name == AUTO:
-        return BEST_METHOD if effort == "best" else DEFAULT_METHOD
+        return DEFAULT_METHOD
     known = [AUTO, *METHODS, *CALIBRATED]
     if name in known:
         return name

@@ -212,16 +212,22 @@ def outputs(directory: Path, model: SourceModel, store: QuantizedModel | None) -
     return result
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2", "gpt_neox", "bert", "phi3"])
-def test_what_was_scaled_is_what_the_store_holds(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With 8 bits and any scales the model answers as it did; a norm or a column left out would show."""
+@pytest.mark.parametrize(
+    ("name", "limit"), [("llama", 3), ("gemma2", 3), ("phi3", 3), ("gpt2", 1.2), ("gpt_neox", 1.2), ("bert", 1.2)]
+)
+def test_what_was_scaled_is_what_the_store_holds(
+    name: str, limit: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 8 bits and any scales the model answers as it did. Any one norm that the store held unscaled would make the
+    error 20 times that of rounding in the first three, whose codes grow coarser by such scales, and 1.3 in the others.
+    """
     family = FAMILIES[name]
     model = load(save_random(family, tmp_path / "source"), task=family.task)
     monkeypatch.setattr(module, "search", scaled_at_random)
     store = quantize(model, plan(model, 8), tmp_path / "store", calibration=SEQUENCES)
     plain = quantize(model, plan(model, 8, method="rtn"), tmp_path / "rtn")
     expected, found, rounded = (outputs(tmp_path / "source", model, one) for one in (None, store, plain))
-    assert float((found - expected).norm()) < 3 * float((rounded - expected).norm())
+    assert float((found - expected).norm()) < limit * float((rounded - expected).norm())
     assert changed_floats(store, model)
 
 

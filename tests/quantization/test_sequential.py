@@ -168,12 +168,6 @@ def test_a_calibrated_method_must_be_given_text(tmp_path: Path) -> None:
         quantize(model, plan(model, "gptq"), tmp_path / "store")
 
 
-def test_the_best_effort_trains(tmp_path: Path) -> None:
-    model = load(tiny_llama(tmp_path / "source"))
-    assert trains(allocate(model, Recipe(bits=4, effort="best"), load_profile("edge")))
-    assert not needs_calibration(allocate(model, Recipe(bits=4), load_profile("edge")))
-
-
 @pytest.mark.parametrize("method", ["kmeans", "nf4"])
 def test_codebooks_are_fitted_to_what_the_blocks_are_given(method: str, tmp_path: Path) -> None:
     """And stored as they are: what is read back has the codes, tables and scales of the function."""
