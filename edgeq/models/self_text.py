@@ -103,13 +103,20 @@ def _continue(
             output = module(input_ids=unread, attention_mask=mask, use_cache=True, **cached, **last_alone)
             likelihood = output.logits[:, -1].softmax(-1)
             if likelihood.isnan().any():
-                raise CorruptInputError(
-                    "The model computes NaN, so it cannot write its own calibration text.",
-                    remedy="Take another copy of the checkpoint.",
-                )
+                raise _no_number(module)
             chosen = torch.multinomial(likelihood, 1, generator=generator)
             tokens = torch.cat((tokens, chosen), dim=1)
             past = getattr(output, "past_key_values", None)
             unread = tokens if past is None else chosen  # a model that keeps something else reads everything again
             advance(tokens.shape[1])
     return tokens
+
+
+def _no_number(module: PreTrainedModel) -> CorruptInputError:
+    """What is wrong with a model that computes NaN."""
+    broken = [name for name, parameter in module.named_parameters() if not bool(parameter.isfinite().all())]
+    if broken:
+        what = f"The weight {broken[0]!r} contains NaN or infinity."
+    else:
+        what = "The model computes NaN, so it cannot write its own calibration text."
+    return CorruptInputError(what, remedy="Take another copy of the checkpoint.")
