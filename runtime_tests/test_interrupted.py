@@ -122,7 +122,7 @@ def limit_from(function: str, size: int) -> Callable[[pytest.MonkeyPatch], None]
 
 
 LIMITS = {
-    "quantizing": (limit_from("quantize_into", 8 * KB), ".bundle.work/store"),
+    "quantizing": (limit_from("quantize_model", 8 * KB), ".bundle.work/store"),
     "data": (limit_from("lower_to", 64 * KB), "model.onnx_data"),
     "references": (limit_from("run_reference", 64 * KB), "float/0000.npy"),
     "staging": (limit_from("stage", 0), "bundle could"),
