@@ -280,13 +280,12 @@ def _golden_bytes(manifest: Manifest) -> int:
 def calibration_for(
     model: SourceModel, plan: Plan, text: Path | None, progress: Progress
 ) -> tuple[tuple[int, ...], ...]:
-    """What the plan's methods read: `text`, and what a language model writes itself where there is none or where all
+    """What the plan's methods read: `text`, and the model's own or edgeq's sentences where there is none or where all
     weights are trained, which wants more than a text has."""
     if not needs_calibration(plan):
         return ()
     progress.stage("reading calibration text" if text else "writing calibration text")
-    own = model.info.task == "text-generation" and trains(plan)
-    sources = [text, None] if text is not None and own else [text]
+    sources = [text, None] if text is not None and trains(plan) else [text]
     return tuple(
         sequence
         for source in sources

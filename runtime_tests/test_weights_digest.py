@@ -21,6 +21,7 @@ from edgeq.lowering import lower
 from edgeq.models.source import load
 from edgeq.progress import SilentProgress
 from edgeq.quantization import allocate, quantize
+from edgeq.quantization.methods import plain_method
 from edgeq.store import QuantizedModel
 from edgeq.targets.profiles import load_profile
 from edgeq.validation.coreml_weights import _HEADER, CoremlWeights
@@ -116,7 +117,8 @@ def prepare(format: Format, part: int, directory: Path) -> Lowered:
     layers, schemes = assigned(linears if part == 0 else linears[-1:], tables[part])
     source = tiny_bert(directory / "source", hidden=64, intermediate=96, layers=layers, pooling="none")
     rules = tuple(
-        Rule(tensors=name, scheme=scheme, method=scheme.codebook or "rtn") for name, scheme in schemes.items()
+        Rule(tensors=name, scheme=scheme, method=plain_method(scheme) if scheme.codebook else "rtn")
+        for name, scheme in schemes.items()
     )
     target = replace(load_profile(TARGETS[format]), compute_unit="gpu" if format == "coreml" else "cpu")
     model = load(source, task="feature-extraction")
