@@ -116,10 +116,8 @@ def prepare(format: Format, part: int, directory: Path) -> Lowered:
     linears, tables = SCHEMES[format]
     layers, schemes = assigned(linears if part == 0 else linears[-1:], tables[part])
     source = tiny_bert(directory / "source", hidden=64, intermediate=96, layers=layers, pooling="none")
-    rules = tuple(
-        Rule(tensors=name, scheme=scheme, method=plain_method(scheme) if scheme.codebook else "rtn")
-        for name, scheme in schemes.items()
-    )
+    methods = {name: plain_method(scheme) if scheme.codebook else "rtn" for name, scheme in schemes.items()}
+    rules = tuple(Rule(tensors=name, scheme=scheme, method=methods[name]) for name, scheme in schemes.items())
     target = replace(load_profile(TARGETS[format]), compute_unit="gpu" if format == "coreml" else "cpu")
     model = load(source, task="feature-extraction")
     store = quantize(model, allocate(model, Recipe(rules=rules), target, (format,)), directory / "store")
