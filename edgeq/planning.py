@@ -32,8 +32,7 @@ AUTO_BITS: Auto = "auto"
 SEQUENCES = 32
 LENGTH = 64
 CALIBRATION_SEQUENCES, CALIBRATION_TOKENS = {"text-generation": 128, "feature-extraction": 1024}, 256
-"""By task: an encoder's are sentences. With 256 of them training all-MiniLM to 4 bits ends at a mean cosine of .9932,
-with 1,024 at .9943."""
+"""By task: an encoder's are sentences."""
 ATTEMPTS = 4
 CLOSE = 0.998
 """Share of the limit from which an allocation is close enough."""
@@ -280,12 +279,14 @@ def _golden_bytes(manifest: Manifest) -> int:
 def calibration_for(
     model: SourceModel, plan: Plan, text: Path | None, progress: Progress
 ) -> tuple[tuple[int, ...], ...]:
-    """What the plan's methods read: `text`, and the model's own or edgeq's sentences where there is none or where all
-    weights are trained, which wants more than a text has."""
+    """What the plan's methods read: `text`, and what a language model writes itself where there is none or where all
+    weights are trained, which wants more than a text has. Encoders take edgeq's sentences only where there is no text:
+    with both, all-MiniLM's mean cosine ended at .9924, with the text alone at .9940."""
     if not needs_calibration(plan):
         return ()
     progress.stage("reading calibration text" if text else "writing calibration text")
-    sources = [text, None] if text is not None and trains(plan) else [text]
+    own = model.info.task == "text-generation" and trains(plan)
+    sources = [text, None] if text is not None and own else [text]
     return tuple(
         sequence
         for source in sources

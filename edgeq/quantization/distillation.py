@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 BATCH_TOKENS = 2048
 STEPS = {4: 150, 3: 300, 2: 400}
 """By the fewest bits: with more there is less to win."""
-ENCODER_STEPS = 2
-"""Times as many: a batch of sentences says less than one of text."""
 HELD_OUT = 8
 """One in so many sequences is not trained on, and decides whether the result is kept."""
 LARGEST_TRAINED = 300_000_000
@@ -298,8 +296,7 @@ class _Training:
         return cls(student=student, optimizer=optimizer, peaks=peaks, state=state)
 
     def run(self, batches: Sequence[_Batch], answers: Answers, progress: Advance) -> None:
-        steps = STEPS[self.student.bits] * (ENCODER_STEPS if self.student.model.is_encoder else 1)
-        done = self._resumed()
+        steps, done = STEPS[self.student.bits], self._resumed()
         for step, index in zip(range(steps), _forever(len(batches)), strict=False):
             if step < done:
                 continue
