@@ -287,7 +287,7 @@ class _Training:
 
         grids = student.grids.values()
         parts = (
-            ([grid.codes for grid in grids], CODE_RATE),
+            ([grid.codes for grid in grids], CODE_RATE[student.bits]),
             ([grid.growth for grid in grids], SCALE_RATE),
             ([*student.norms.values()], SCALE_RATE),
         )

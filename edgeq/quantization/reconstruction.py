@@ -92,7 +92,7 @@ def _measure(task: Task, block: nn.Module, grids: Mapping[str, TrainedGrid], bat
 
 def _train(task: Task, block: nn.Module, grids: Mapping[str, TrainedGrid], batches: Sequence[int]) -> None:
     codes, scales = [grid.codes for grid in grids.values()], [grid.growth for grid in grids.values()]
-    peaks = (CODE_RATE, SCALE_RATE)
+    peaks = (CODE_RATE[min(grid.tensor.scheme.bits for grid in grids.values())], SCALE_RATE)
     parts = [{"params": part, "lr": peak} for part, peak in zip((codes, scales), peaks, strict=True)]
     optimizer = torch.optim.Adam(parts, betas=BETAS)
     generator = torch.Generator().manual_seed(SEED)

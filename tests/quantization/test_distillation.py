@@ -30,7 +30,7 @@ LENGTHS = tuple(sequence[: 6 + row % 18] for row, sequence in enumerate(SEQUENCE
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Enough for models of two blocks."""
-    monkeypatch.setattr(distillation, "STEPS", {3: 50, 4: 50})
+    monkeypatch.setattr(distillation, "STEPS", {3: 50, 4: 150})
 
 
 def draft(model: SourceModel, directory: Path, *, bits: int = 3, target: str = "edge") -> QuantizedModel:
@@ -78,7 +78,7 @@ def test_unseen_sequences_gain_and_scales_stay_storable(tmp_path: Path) -> None:
 
 
 def test_what_does_not_help_is_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainable, "CODE_RATE", 3.0)
+    monkeypatch.setattr(trainable, "CODE_RATE", {3: 3.0})
     monkeypatch.setattr(distillation, "STEPS", {3: 5})
     model = load(tiny_llama(tmp_path / "source"))
     found = trained(model, draft(model, tmp_path / "store"))

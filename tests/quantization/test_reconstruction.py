@@ -68,7 +68,7 @@ def test_a_block_comes_nearer_to_its_outputs(make: Callable[[Path], Path], tmp_p
 
 
 def test_what_does_not_help_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reconstruction, "CODE_RATE", 5.0)
+    monkeypatch.setattr(reconstruction, "CODE_RATE", {3: 5.0})
     task, block, tensors = prepared(tiny_llama(tmp_path / "source"))
     found = reconstruct(task, block, tensors)
     assert all(found[name] is tensors[name] for name in tensors)
