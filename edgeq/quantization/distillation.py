@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,7 +233,7 @@ class _Student:
         weights = {**self.fixed, **{name: grid.weight() for name, grid in self.grids.items()}, **self.norms}
         found = self.model(batch, weights)
         if not self.model.is_encoder:
-            return _mean(_divergence(wanted, found), batch.mask)
+            return _mean(kl_divergence(wanted, found), batch.mask)
         return _mean(_error(wanted, found), batch.mask) + self._turned_away(wanted, found, batch.mask)
 
     def _turned_away(self, wanted: Tensor, found: Tensor, mask: Tensor) -> Tensor:
@@ -259,8 +260,8 @@ def _mean(per_token: Tensor, mask: Tensor) -> Tensor:
     return (per_token * mask).sum() / mask.sum()
 
 
-def _divergence(wanted: Tensor, found: Tensor) -> Tensor:
-    """KL divergence of logits, [rows, length]."""
+def kl_divergence(wanted: Tensor, found: Tensor) -> Tensor:
+    """Of logits [..., vocabulary], in nats: [...]."""
     expected = wanted.log_softmax(-1)
     return (expected.exp() * (expected - found.log_softmax(-1))).sum(-1)
 
@@ -327,7 +328,7 @@ class _Training:
             return 0
         try:
             saved = torch.load(self.state, weights_only=True)
-        except Exception:  # cut short, or another torch's
+        except (RuntimeError, EOFError, pickle.UnpicklingError):  # cut short, or another torch's
             return 0
         for tensor, value in zip(self._trained(), saved["trained"], strict=True):
             tensor.copy_(value)

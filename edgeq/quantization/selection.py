@@ -14,6 +14,7 @@ from edgeq.core.model import Task
 from edgeq.core.recipe import Plan
 from edgeq.core.scheme import Scheme
 from edgeq.progress import Advance
+from edgeq.quantization.distillation import kl_divergence
 from edgeq.quantization.methods import CALIBRATED, function_for, plain_method
 from edgeq.quantization.stage import FloatModel, needs_calibration, quantize, to_float32
 from edgeq.store import QuantizedModel
@@ -59,7 +60,7 @@ def quantize_selected(
         return Selected(store=quantize(model, plan, directory, calibration=calibration, progress=progress))
     store = quantize(model, plan, directory, calibration=seen, progress=progress)
     calibrated, rounded = divergences(model, held, [store.dequantized, _rounding(model, plan)])
-    if calibrated > rounded:
+    if not calibrated <= rounded:  # NaN is no gain either
         store = quantize(model, _rounded(plan), directory, progress=progress)
     return Selected(store=store, calibrated=calibrated, rounded=rounded)
 
@@ -97,8 +98,7 @@ def _divergence(expected: Tensor, found: Tensor, task: Task) -> Tensor:
 
     if task != "text-generation":
         return 1 - torch.cosine_similarity(expected.double(), found.double(), dim=-1)
-    log_p = expected.log_softmax(-1)
-    return (log_p.exp() * (log_p - found.log_softmax(-1))).sum(-1)
+    return kl_divergence(expected, found)
 
 
 def _rounded(plan: Plan) -> Plan:

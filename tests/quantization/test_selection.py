@@ -68,6 +68,13 @@ def test_calibration_that_harms_is_not(tmp_path: Path, monkeypatch: pytest.Monke
     assert {found.store.plan.assignments[name].method for name in plan.assignments} == {"mse", "rtn"}
 
 
+def test_calibration_that_makes_nan_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "divergences", lambda *_: [float("nan"), 0.1])
+    found = selected(load(tiny_llama(tmp_path / "source")), tmp_path / "store")
+    assert found.note is not None
+    assert {assignment.method for assignment in found.store.plan.assignments.values()} == {"mse", "rtn"}
+
+
 def test_methods_without_calibration_are_not_judged(tmp_path: Path) -> None:
     model = load(tiny_llama(tmp_path / "source"))
     found = selected(model, tmp_path / "store", method="mse")
