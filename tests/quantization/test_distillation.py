@@ -19,7 +19,7 @@ from edgeq.quantization import allocate, distillation, quantize, trainable
 from edgeq.quantization.distillation import Distilled, _batches, _Model, _Student, check_size, distill
 from edgeq.quantization.grid import storable
 from edgeq.quantization.trainable import TrainedGrid
-from edgeq.store import QuantizedModel
+from edgeq.store import TRAINING, QuantizedModel
 from edgeq.targets.profiles import load_profile
 from tests.tiny_models import tiny_bert, tiny_gpt2, tiny_llama
 
@@ -178,6 +178,30 @@ def test_a_killed_training_goes_on_and_ends_the_same(tmp_path: Path, monkeypatch
     for name, tensor in whole.tensors.items():
         np.testing.assert_array_equal(found.tensors[name].codes, tensor.codes)
         np.testing.assert_array_equal(found.tensors[name].scales, tensor.scales)
+
+
+def test_a_killed_store_goes_on_with_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distillation, "SAVED_EVERY", 20)
+    model = load(tiny_llama(tmp_path / "source"))
+    plan = allocate(model, Recipe(bits=3, method="distill"), load_profile("edge"))
+    whole = quantize(model, plan, tmp_path / "whole", calibration=SEQUENCES)
+
+    def kill(done: int, total: int, label: str) -> None:
+        if (done, label) == (30, "distilling"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize(model, plan, tmp_path / "cut", calibration=SEQUENCES, progress=kill)
+    assert (tmp_path / "cut" / TRAINING).is_file()
+    seen: list[int] = []
+
+    def note(done: int, total: int, label: str) -> None:
+        seen.extend([done] if label == "distilling" else [])
+
+    again = quantize(model, plan, tmp_path / "cut", calibration=SEQUENCES, progress=note)
+    assert seen[0] == 21
+    assert again.weights_digest == whole.weights_digest
+    assert not (tmp_path / "cut" / TRAINING).exists()
 
 
 def test_a_state_that_was_cut_short_is_not_used(tmp_path: Path) -> None:
