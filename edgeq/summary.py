@@ -67,6 +67,7 @@ def report_of(
         speed=measurement.speed,
         gates=measurement.gates,
         planned_memory=measurement.planned_memory,
+        backends=measurement.backends,
         environment=measurement.environment,
         notes=notes,
     )
@@ -83,15 +84,14 @@ def remeasured(report: Report, measurement: Measurement) -> Report:
         speed=measurement.speed,
         gates=measurement.gates,
         planned_memory=measurement.planned_memory,
+        backends=measurement.backends,
         environment=measurement.environment,
     )
 
 
 def fully_judged(measurement: Measurement) -> bool:
-    """Whether the artifact ran in its own runtime: a reference interpreter leaves its memory unjudged."""
-    return measurement.verdict is not Verdict.NOT_VALIDATED and (
-        measurement.verdict is Verdict.FAILED or measurement.memory is not None
-    )
+    """Whether the artifact ran in its own runtime, in all ways that count: a pass with a reason has reservations."""
+    return measurement.verdict is Verdict.FAILED or (measurement.verdict is Verdict.PASSED and not measurement.reason)
 
 
 def not_measured(reason: str, manifest: Manifest) -> Measurement:

@@ -87,10 +87,21 @@ def container_notes(weights: Mapping[str, WeightLocation], kernels: str) -> tupl
 
 
 @dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One of several models that hold the same weights: `dtype` is transformers.js' name for it (q4, q4f16, ...),
+    `entry` the file that a runtime opens, `float_dtype` what it computes and keeps its cache in."""
+
+    dtype: str
+    entry: str
+    float_dtype: ScaleDtype
+
+
+@dataclass(frozen=True, kw_only=True)
 class Artifact:
     """The lowered model in `directory`; `files` are POSIX paths in it, `entry` is what a runtime opens: one of them, or
-    the directory that holds them. `weights` maps each quantized weight to its place. `notes` are for the report: what a
-    fallback cost, what could not be fused."""
+    the directory that holds them. `weights` maps each quantized weight to its place. `variants` are the models that the
+    files make, the first of them at `entry`; empty where there is one only. `notes` are for the report: what a fallback
+    cost, what could not be fused."""
 
     format: Format
     directory: Path
@@ -99,4 +110,5 @@ class Artifact:
     interface: Interface
     weights_digest: str
     weights: dict[str, WeightLocation]
+    variants: tuple[Variant, ...] = ()
     notes: tuple[str, ...] = ()

@@ -128,9 +128,11 @@ class DriftSection:
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedSection:
-    """Seconds and tokens per second on this machine; `latency_ms` is one sentence through an encoder."""
+    """Seconds and tokens per second on this machine; `latency_ms` is one sentence through an encoder.
+    first_token_seconds: from a prompt of 128 tokens, or half the context, to the first logits."""
 
     load_seconds: float
+    first_token_seconds: float | None = None
     prefill_tokens_per_second: float | None = None
     decode_tokens_per_second: float | None = None
     latency_ms: float | None = None
@@ -148,6 +150,28 @@ class Gate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BackendSection:
+    """One of several ways in which the bundle was run: `dtype` names the variant, `execution_provider` what computed.
+
+    `drift`, `memory` and `speed` are None where nothing ran. `is_required` is False where the verdict does without it.
+    `facts`: the browser, its adapter, the operators that fell back, as the runtime tells them.
+    """
+
+    name: str
+    dtype: str
+    execution_provider: str
+    threads: int
+    is_required: bool
+    verdict: Verdict
+    reason: str
+    memory: MemorySection | None
+    drift: DriftSection | None
+    speed: SpeedSection | None
+    gates: tuple[Gate, ...]
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EnvironmentSection:
     runtime: str
     runtime_version: str
@@ -158,7 +182,8 @@ class EnvironmentSection:
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """`memory`, `drift` and `speed` are None where nothing ran; `reason` then says why. `planned_memory` are bytes by
-    part as the artifact itself tells them: ExecuTorch's arena and delegates, an estimate for Core ML."""
+    part as the artifact itself tells them: ExecuTorch's arena and delegates, an estimate for Core ML. `backends` has an
+    entry for each way of running a bundle that has several; memory, drift, speed and gates are then the first one's."""
 
     schema: int = REPORT_SCHEMA
     edgeq_version: str
@@ -176,4 +201,5 @@ class Report:
     gates: tuple[Gate, ...]
     environment: EnvironmentSection
     planned_memory: dict[str, int] = field(default_factory=dict)
+    backends: tuple[BackendSection, ...] = ()
     notes: tuple[str, ...] = ()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Format = Literal["onnx", "executorch", "coreml"]
-Surface = Literal["android", "edge", "ios"]
+Format = Literal["onnx", "executorch", "coreml", "transformersjs"]
+Surface = Literal["android", "edge", "ios", "browser"]
 ComputeUnit = Literal["cpu", "gpu", "neural_engine"]
+ExecutionProvider = Literal["wasm", "webgpu"]
 Confidence = Literal["published", "measured", "estimated"]
 
 
@@ -29,6 +30,8 @@ class TargetProfile:
     bundle_limit_mib: the largest bundle that the surface delivers, or None where nothing limits it.
     accuracy_level: MatMulNBits' computation type: 1 float32 activations, 4 int8 activations.
     compute_unit: what the model is meant to run on; only Core ML's forms depend on it.
+    execution_providers: what computes in a browser, the preferred first; empty elsewhere.
+    file_limit_mib, buffer_limit_mib: the largest file that a browser fetches, the largest tensor that it takes whole.
     increased_memory_limit: the limit holds with iOS' entitlement of that name, which the app must declare.
     provenance: one entry per limit, keyed by field name.
     """
@@ -44,6 +47,9 @@ class TargetProfile:
     context_length: int
     accuracy_level: int
     compute_unit: ComputeUnit = "cpu"
+    execution_providers: tuple[ExecutionProvider, ...] = ()
+    file_limit_mib: int | None = None
+    buffer_limit_mib: int | None = None
     increased_memory_limit: bool = False
     provenance: dict[str, Provenance]
 

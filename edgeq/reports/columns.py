@@ -42,6 +42,10 @@ def report_summary(report: Report) -> Group:
     drift = figures.drift(report)
     if drift is not None:
         parts += [Text(), _grid(drift.columns, drift.rows), Text(f"  {figures.drift_sample(report)}", style="dim")]
+    backends = figures.backends(report)
+    if backends is not None:
+        parts += [Text(), _backends(backends), Text(f"  {figures.backend_columns(report)}", style="dim")]
+        parts += [Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in figures.backend_facts(report)]
     if report.gates:
         parts += [Text(), _gates(report)]
     parts += [Padding(Text(f"note: {note}", style="dim"), (0, 0, 0, 2)) for note in report.notes]
@@ -66,7 +70,13 @@ def targets_table(profiles: Sequence[TargetProfile]) -> Table:
     return _grid(columns, rows, right=(1, 2), wrap=(3,))
 
 
-_UNITS = {"cpu": "CPU", "gpu": "GPU", "neural_engine": "Neural Engine"}
+_UNITS = {
+    "cpu": "the CPU",
+    "gpu": "the GPU",
+    "neural_engine": "the Neural Engine",
+    "wasm": "WebAssembly",
+    "webgpu": "WebGPU",
+}
 
 
 def target_details(profile: TargetProfile) -> Group:
@@ -75,6 +85,7 @@ def target_details(profile: TargetProfile) -> Group:
     from rich.padding import Padding
     from rich.text import Text
 
+    where = " and ".join(_UNITS[unit] for unit in profile.execution_providers or (profile.compute_unit,))
     values = {
         "memory_limit_mib": f"{profile.memory_limit_mib} MiB of dirty memory for the process",
         "memory_reserve_mib": f"{profile.memory_reserve_mib} MiB of it for the app itself",
@@ -85,9 +96,13 @@ def target_details(profile: TargetProfile) -> Group:
             profile.accuracy_level, str(profile.accuracy_level)
         ),
     }
+    if profile.file_limit_mib is not None:
+        values["file_limit_mib"] = f"{profile.file_limit_mib} MiB for the largest file"
+    if profile.buffer_limit_mib is not None:
+        values["buffer_limit_mib"] = f"{profile.buffer_limit_mib} MiB for the largest tensor"
     parts: list[RenderableType] = [
         Text(profile.name, style="bold").append(f"  {profile.description}", style="not bold"),
-        Text(f"{profile.surface} bundle, formats: {', '.join(profile.formats)}, on the {_UNITS[profile.compute_unit]}"),
+        Text(f"{profile.surface} bundle, formats: {', '.join(profile.formats)}, on {where}"),
     ]
     if profile.surface == "ios":
         entitlement = "with it; the app must declare it" if profile.increased_memory_limit else "without it"
@@ -136,6 +151,11 @@ def _memory(report: Report) -> Table:
     bar = ProgressBar(total=1, completed=min(fraction, 1), width=_BAR_WIDTH, complete_style=style, finished_style=style)
     line.add_row(Text("["), bar, Text("]"), Text(words))
     return line
+
+
+def _backends(table: figures.FiguresTable) -> Table:
+    last = len(table.columns) - 1
+    return _grid(table.columns, table.rows, right=range(1, last), wrap=(0, last), styled=last)
 
 
 def _gates(report: Report) -> Table:

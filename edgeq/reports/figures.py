@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeq.core.report import Drift, Gate, LanguageDrift, Report, SpeedSection, Verdict
+from edgeq.core.report import BackendSection, Drift, Gate, LanguageDrift, Report, SpeedSection, Verdict
 from edgeq.core.scheme import FLOAT_BITS
 
 VERDICT_WORDS = {Verdict.PASSED: "passed", Verdict.FAILED: "failed", Verdict.NOT_VALIDATED: "not validated"}
@@ -18,8 +18,8 @@ _LONGEST_TEXT = 24  # a digest is longer, and its beginning is enough
 
 
 @dataclass(frozen=True, kw_only=True)
-class DriftTable:
-    """Column headings, and one row per part: its name first, then its numbers."""
+class FiguresTable:
+    """Column headings, and rows that begin with a name."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -90,7 +90,7 @@ def process(report: Report) -> str:
     return f"process {size(section.process_dirty_bytes)}, of which baseline {size(section.baseline_dirty_bytes)}"
 
 
-def drift(report: Report) -> DriftTable | None:
+def drift(report: Report) -> FiguresTable | None:
     """The three parts of the drift; None where nothing ran."""
     section = report.drift
     if section is None:
@@ -100,7 +100,7 @@ def drift(report: Report) -> DriftTable | None:
         columns: tuple[str, ...] = ("drift", "KL mean", "KL 99.9 %", "KL max", "same top-1", "perplexity")
     else:
         columns = ("drift", "cosine mean", "cosine min", "rank corr.", "max |diff|")
-    return DriftTable(columns=columns, rows=tuple((name, *_drift_cells(part)) for name, part in parts))
+    return FiguresTable(columns=columns, rows=tuple((name, *_drift_cells(part)) for name, part in parts))
 
 
 def _drift_cells(part: Drift) -> tuple[str, ...]:
@@ -144,6 +144,59 @@ def speed(section: SpeedSection | None) -> str:
     if section.latency_ms is not None:
         parts.append(f"{number(section.latency_ms)} ms per sentence")
     return ", ".join(parts)
+
+
+def backends(report: Report) -> FiguresTable | None:
+    """One row for each way in which the bundle was run; None where there was only one."""
+    if not report.backends:
+        return None
+    language = any(one.drift is not None and isinstance(one.drift.total, LanguageDrift) for one in report.backends)
+    speed_columns = ("first", "tok/s") if language else ("ms",)
+    columns = ("run", "load", *speed_columns, "memory", "lowering", "total", "verdict")
+    return FiguresTable(columns=columns, rows=tuple(_backend_cells(one, language=language) for one in report.backends))
+
+
+def _backend_cells(backend: BackendSection, *, language: bool) -> tuple[str, ...]:
+    speed, memory, drift = backend.speed, backend.memory, backend.drift
+    if language:
+        seconds = None if speed is None else speed.first_token_seconds
+        pace: tuple[str, ...] = (
+            "-" if seconds is None else f"{seconds:.2f} s",
+            number(None if speed is None else speed.decode_tokens_per_second),
+        )
+    else:
+        pace = (number(None if speed is None else speed.latency_ms),)
+    return (
+        backend.name,
+        "-" if speed is None else f"{speed.load_seconds:.2f} s",
+        *pace,
+        "-" if memory is None else size(memory.peak_dirty_bytes),
+        "-" if drift is None else _mean(drift.lowering),
+        "-" if drift is None else _mean(drift.total),
+        VERDICT_WORDS[backend.verdict],
+    )
+
+
+def _mean(part: Drift) -> str:
+    return number(part.kld_mean) if isinstance(part, LanguageDrift) else f"{part.cosine_mean:.5f}"
+
+
+def backend_columns(report: Report) -> str:
+    """What the columns of `backends` are, for a reader who has not seen them before."""
+    if any(one.drift is not None and isinstance(one.drift.total, LanguageDrift) for one in report.backends):
+        return "first: from a prompt to its first token; lowering and total: mean KL divergence"
+    return "ms: one sentence; lowering and total: mean cosine"
+
+
+def backend_facts(report: Report) -> tuple[str, ...]:
+    """What each run says of its surroundings, and why one could not be judged, in one line each."""
+    lines = []
+    for backend in report.backends:
+        words = [f"{name.replace('_', ' ')} {value}" for name, value in backend.facts.items() if value]
+        words += [backend.reason] if backend.reason else []
+        if words:
+            lines.append(f"{backend.name}: {'; '.join(words)}")
+    return tuple(lines)
 
 
 def gate_cells(gate: Gate) -> tuple[str, str, str]:

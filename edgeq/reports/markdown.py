@@ -20,6 +20,7 @@ def report_to_markdown(report: Report) -> str:
         _table(("", ""), _facts(report)),
     ]
     sections += _drift(report)
+    sections += _backends(report)
     if report.gates:
         rows = [
             (f"`{gate.name}`", *figures.gate_cells(gate)[:2], f"{_MARKS[gate.verdict]} {_text(gate.reason)}".strip())
@@ -73,6 +74,15 @@ def _drift(report: Report) -> list[str]:
         _table(drift.columns, rows, right=range(1, len(drift.columns))),
         f"Measured {_measured(report)}.",
     ]
+
+
+def _backends(report: Report) -> list[str]:
+    backends = figures.backends(report)
+    if backends is None:
+        return []
+    lines = "\n".join(f"- {_text(line)}" for line in figures.backend_facts(report))
+    table = _table(backends.columns, backends.rows, right=range(1, len(backends.columns) - 1))
+    return ["## Runs", table, figures.backend_columns(report) + ".", *([lines] if lines else [])]
 
 
 def _measured(report: Report) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.core.artifact import Interface
-from edgeq.core.target import ComputeUnit
+from edgeq.core.target import ComputeUnit, ExecutionProvider
 from edgeq.errors import CorruptInputError, UsageError
 from edgeq.runtimes.sampling import check_sampling, choose_token
 
@@ -25,11 +26,15 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """How to open a model. threads 0: one per core. Only Core ML has a compute unit to choose."""
+    """How to open a model. threads 0: one per core. Only Core ML has a compute unit to choose, only a browser an
+    execution provider. on_start: called by a runtime that has processes of its own, once they are there and hold
+    nothing of the model, with their ids."""
 
     tokenizer_path: Path | None = None
     threads: int = 0
     compute_unit: ComputeUnit = "cpu"
+    execution_provider: ExecutionProvider = "wasm"
+    on_start: Callable[[tuple[int, ...]], None] | None = None
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -47,7 +52,22 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-class TextGenerator(ABC):
+class Model(ABC):
+    """What language models and encoders have in common beside their forward pass."""
+
+    def seconds(self) -> float:
+        """A clock for measuring speed; a runtime that is reached through a channel leaves the channel's time out."""
+        return time.perf_counter()
+
+    def facts(self) -> dict[str, str]:
+        """What a reader of the measurement should know of the runtime's surroundings; mostly nothing."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027 - nothing to do is the rule
+        """End what the runtime started; a model within this process ends with it."""
+
+
+class TextGenerator(Model):
     """A causal language model, one sequence at a time; the runtime keeps the cache between steps."""
 
     def __init__(self, interface: Interface, tokenizer_path: Path | None) -> None:
@@ -171,7 +191,7 @@ class TextGenerator(ABC):
         )
 
 
-class Encoder(ABC):
+class Encoder(Model):
     """A sentence encoder: texts in, one pooled vector each out."""
 
     def __init__(self, interface: Interface, tokenizer_path: Path | None) -> None:

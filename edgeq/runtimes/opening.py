@@ -10,7 +10,7 @@ from typing import Any, Protocol, assert_never, cast, get_args
 
 from edgeq.core.artifact import Interface
 from edgeq.core.records import from_plain
-from edgeq.core.target import ComputeUnit, Format
+from edgeq.core.target import ComputeUnit, ExecutionProvider, Format
 from edgeq.errors import CorruptInputError, UsageError
 from edgeq.files import contained
 from edgeq.runtimes.generation import Encoder, Opening, TextGenerator
@@ -98,6 +98,13 @@ def read_compute_unit(manifest: Mapping[str, Any]) -> ComputeUnit:
     raise CorruptInputError("The manifest names no compute unit that edgeq knows.", remedy="Export the bundle again.")
 
 
+def read_execution_providers(manifest: Mapping[str, Any]) -> tuple[ExecutionProvider, ...]:
+    """What the manifest's profile has a browser compute with; empty outside of browsers. Raises CorruptInputError."""
+    return from_plain(
+        tuple[ExecutionProvider, ...], manifest["profile"].get("execution_providers", []), "profile.execution_providers"
+    )
+
+
 class Runtime(Protocol):
     """What the module of a format's runtime has."""
 
@@ -137,7 +144,16 @@ def runtime_of(format: Format) -> Runtime:
             from edgeq.runtimes import coreml
 
             return coreml
+        case "transformersjs":
+            from edgeq.runtimes import browser
+
+            return browser
     assert_never(format)
+
+
+def runs_apart(format: Format) -> bool:
+    """Whether a format's runtime has processes of its own, which are then the ones that are judged."""
+    return format == "transformersjs"
 
 
 def is_reference_executed(format: Format) -> bool:

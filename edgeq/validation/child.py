@@ -5,7 +5,6 @@ interface is made of it."""
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import sys
 import time
@@ -16,16 +15,11 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.core.target import Format
 from edgeq.errors import EdgeqError, OutputError, RuntimeUnavailableError
 from edgeq.files import NO_SPACE, save_array
-from edgeq.runtimes.generation import Encoder, Opening, TextGenerator
-from edgeq.runtimes.opening import (
-    is_reference_executed,
-    read_compute_unit,
-    read_format,
-    read_interface,
-    runtime_of,
-)
+from edgeq.runtimes.generation import Encoder, Model, Opening, TextGenerator
+from edgeq.runtimes.opening import read_compute_unit, read_format, read_interface, runs_apart, runtime_of
 from edgeq.validation.memory import DISK_FULL, LIMITED_FROM, MEMORY_REFUSED, announce, await_limit
 
 PREFILL_TOKENS = 128
@@ -35,6 +29,8 @@ FIRST_CHUNK = 5
 CHUNK_TOKENS = 32
 CHUNK_BYTES = 8 << 20
 BATCH = 8
+CHUNKED: tuple[Format, ...] = ("onnx", "transformersjs")
+"""Formats whose artifacts return the logits of all positions of a piece."""
 Floats = npt.NDArray[np.float32]
 
 
@@ -64,61 +60,98 @@ def _carry_out(request: dict[str, Any], output: Path) -> int:
         return MEMORY_REFUSED
     result["torch_loaded"] = "torch" in sys.modules
     (output / "result.json").write_text(json.dumps(result), encoding="utf-8")
-    announce(output / "phases", "end")
     return 0
 
 
+class _Stages:
+    """The phases as the parent hears of them, and the processes that they are announced for."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._processes: tuple[int, ...] = ()
+        self.loading_since = 0.0
+
+    def begin(self, name: str) -> None:
+        announce(self._file, name, self._processes)
+
+    def load(self, processes: tuple[int, ...] = ()) -> None:
+        """The runtime is there and holds nothing yet; from now on the limit holds. processes: as for `announce`."""
+        self._processes = processes
+        self.begin(LIMITED_FROM)
+        await_limit()
+        self.loading_since = time.perf_counter()
+
+
 def _measure(request: dict[str, Any], output: Path) -> dict[str, Any]:
-    phases = output / "phases"
-    announce(phases, "runtime")
+    stages = _Stages(output / "phases")
+    stages.begin("runtime")
     format = read_format(request)
     runtime = runtime_of(format)
     version = runtime.version()
     interface = read_interface(request["interface"])
     sequences: list[list[int]] = request["sequences"]
-    opening = Opening(threads=int(request["threads"]), compute_unit=read_compute_unit(request))
+    is_apart = runs_apart(format)
+    opening = Opening(
+        threads=int(request["threads"]),
+        compute_unit=read_compute_unit(request),
+        execution_provider=request["execution_provider"],
+        on_start=stages.load if is_apart else None,
+    )
     model_path = Path(request["model"])
-    announce(phases, LIMITED_FROM)
-    await_limit()
-    started = time.perf_counter()
-    answers = output / "artifact"
-    answers.mkdir()
-    if interface.task == "text-generation":
-        generator = runtime.open_generator(model_path, interface, opening)
-        speed = {"load_seconds": time.perf_counter() - started}
-        speed |= _time_generator(generator, sequences, phases)
-        announce(phases, "drift")
-        for index, sequence in enumerate(sequences):
-            _answer_sequence(generator, sequence, answers / f"{index:04d}.npy")
-        extra: dict[str, Any] = {} if format == "onnx" else {"prefill_error": _prefill_error(generator, sequences)}
-    else:
-        encoder = runtime.open_encoder(model_path, interface, opening)
-        speed = {"load_seconds": time.perf_counter() - started}
-        announce(phases, "encode")
-        speed["latency_ms"] = _time_encoder(encoder, sequences)
-        announce(phases, "drift")
-        extra = {"batch_cosine_min": _answer_sentences(encoder, sequences, answers)}
-    environment = {"runtime_version": version, "python": platform.python_version()}
-    extra |= {
-        "reference_executed": is_reference_executed(format),
+    if not is_apart:
+        stages.load()
+    open_model = runtime.open_generator if interface.task == "text-generation" else runtime.open_encoder
+    model = open_model(model_path, interface, opening)
+    try:
+        load_seconds = time.perf_counter() - stages.loading_since
+        answers = output / "artifact"
+        answers.mkdir()
+        measured = _exercise(model, sequences, stages, answers, format)
+        measured["speed"]["load_seconds"] = load_seconds
+        stages.begin("end")
+    finally:
+        model.close()
+    return {
+        "status": "done",
+        **measured,
+        "facts": model.facts(),
         "planned_memory": runtime.memory_by_part(model_path),
+        "runtime_version": version,
     }
-    return {"status": "done", "speed": speed, **extra, **environment}
 
 
-def _time_generator(generator: TextGenerator, sequences: Sequence[Sequence[int]], phases: Path) -> dict[str, float]:
+def _exercise(
+    model: TextGenerator | Encoder, sequences: Sequence[Sequence[int]], stages: _Stages, answers: Path, format: Format
+) -> dict[str, Any]:
+    """Speed, then what the model says to each sequence, which goes into `answers`."""
+    if isinstance(model, Encoder):
+        stages.begin("encode")
+        speed = {"latency_ms": _time_encoder(model, sequences)}
+        stages.begin("drift")
+        return {"speed": speed, "batch_cosine_min": _answer_sentences(model, sequences, answers)}
+    speed = _time_generator(model, sequences, stages)
+    stages.begin("drift")
+    for index, sequence in enumerate(sequences):
+        _answer_sequence(model, sequence, answers / f"{index:04d}.npy")
+    # Drift is measured in chunks there, as the logits of all positions are to be had.
+    if format in CHUNKED:
+        return {"speed": speed}
+    return {"speed": speed, "prefill_error": _prefill_error(model, sequences)}
+
+
+def _time_generator(generator: TextGenerator, sequences: Sequence[Sequence[int]], stages: _Stages) -> dict[str, float]:
     interface = generator.interface
     count = max(1, min(PREFILL_TOKENS, interface.context_length // 2))
     pool = [token for sequence in sequences for token in sequence]
     prompt = [pool[index % len(pool)] for index in range(count)]
-    announce(phases, "prefill")
+    stages.begin("prefill")
     generator.prefill(prompt)
-    prefill = min(_seconds(lambda: generator.prefill(prompt)) for _ in range(REPEATS))
-    speed = {"prefill_tokens_per_second": count / prefill}
+    prefill = min(_seconds(generator, lambda: generator.prefill(prompt)) for _ in range(REPEATS))
+    speed = {"first_token_seconds": prefill, "prefill_tokens_per_second": count / prefill}
     steps = min(DECODE_TOKENS, interface.context_length - count)
     if steps:
-        announce(phases, "decode")
-        seconds = _seconds(lambda: _decode(generator, prompt[-1], steps))
+        stages.begin("decode")
+        seconds = _seconds(generator, lambda: _decode(generator, prompt[-1], steps))
         speed["decode_tokens_per_second"] = steps / seconds
     return speed
 
@@ -146,7 +179,7 @@ def _decode(generator: TextGenerator, token: int, steps: int) -> None:
 def _time_encoder(encoder: Encoder, sequences: Sequence[Sequence[int]]) -> float:
     """Median milliseconds of the first sentence, after a warm-up."""
     encoder.forward(sequences[:1])
-    return 1000.0 * statistics.median(_seconds(lambda: encoder.forward(sequences[:1])) for _ in range(REPEATS))
+    return 1000.0 * statistics.median(_seconds(encoder, lambda: encoder.forward(sequences[:1])) for _ in range(REPEATS))
 
 
 def _answer_sequence(generator: TextGenerator, sequence: Sequence[int], path: Path) -> None:
@@ -182,10 +215,10 @@ def _answer_sentences(encoder: Encoder, sequences: Sequence[Sequence[int]], answ
     return smallest
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def _seconds(model: Model, work: Callable[[], object]) -> float:
+    started = model.seconds()
     work()
-    return time.perf_counter() - started
+    return model.seconds() - started
 
 
 if __name__ == "__main__":

@@ -6,7 +6,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgeq.core.report import Drift, DriftSection, EmbeddingDrift, Gate, LanguageDrift, MemorySection, Verdict
+from edgeq.core.report import (
+    BackendSection,
+    Drift,
+    DriftSection,
+    EmbeddingDrift,
+    Gate,
+    LanguageDrift,
+    MemorySection,
+    Verdict,
+)
 from edgeq.core.target import Format
 from edgeq.errors import UsageError
 
@@ -62,10 +71,10 @@ BATCH_COSINE = {4: 0.999, 1: 0.99999}
 class Criteria:
     """What a bundle is judged by.
 
-    bits and parameters choose the drift limits. accuracy_level is MatMulNBits', for ONNX only: 4 rounds activations to
-    int8, as ExecuTorch always does; Core ML computes in floating point. Bytes:
-    memory_limit_bytes for the process' dirty memory, bundle_limit_bytes for all files or None. max_drift replaces the
-    limit of the total drift: mean KL divergence in nats per token, or 1 - mean cosine.
+    bits and parameters choose the drift limits. accuracy_level is MatMulNBits', for ONNX and browsers: 4 rounds
+    activations to int8, as ExecuTorch always does; Core ML computes in floating point. Bytes: memory_limit_bytes for
+    the process' dirty memory, bundle_limit_bytes for all files or None. max_drift replaces the limit of the total
+    drift: mean KL divergence in nats per token, or 1 - mean cosine.
     """
 
     bits: int
@@ -79,7 +88,9 @@ class Criteria:
     @property
     def numerics(self) -> int:
         """The accuracy level that the runtime amounts to: 4 where it rounds activations to int8, else 1."""
-        return {"onnx": self.accuracy_level, "executorch": 4, "coreml": 1}[self.format]
+        if self.format == "executorch":
+            return 4
+        return 1 if self.format == "coreml" else self.accuracy_level
 
     def __post_init__(self) -> None:
         if self.memory_limit_bytes <= 0:
@@ -147,12 +158,12 @@ def memory_gates(memory: MemorySection, failure: str) -> tuple[Gate, ...]:
     """The process must have survived its limit, and its dirty memory stayed below. failure: how it ended, in words."""
     survived = same("survived", "yes" if memory.survived else "no", "yes", f"{failure} ({memory.backend})")
     peak, limit = memory.peak_dirty_bytes, memory.limit_bytes
-    return survived, at_most("peak_dirty_bytes", peak, limit, f"{_mebibytes(peak)} is above {_mebibytes(limit)}")
+    return survived, at_most("peak_dirty_bytes", peak, limit, f"{mebibytes(peak)} is above {mebibytes(limit)}")
 
 
 def bundle_gate(size: int, limit: int) -> Gate:
     """What an app carries must fit what its store delivers."""
-    return at_most("bundle_bytes", size, limit, f"{_mebibytes(size)} is above {_mebibytes(limit)}")
+    return at_most("bundle_bytes", size, limit, f"{mebibytes(size)} is above {mebibytes(limit)}")
 
 
 def batch_gate(cosine: float, criteria: Criteria) -> Gate:
@@ -163,6 +174,13 @@ def batch_gate(cosine: float, criteria: Criteria) -> Gate:
 def prefill_gate(error: float, criteria: Criteria) -> Gate:
     """A prompt in chunks must say what its tokens say one by one; the runtime's own noise is allowed."""
     return at_most("prefill_relative_error", error, LOWERING_RELATIVE_ERROR[criteria.format])
+
+
+def backend_gate(backend: BackendSection) -> Gate:
+    """That a bundle passed in one more way of running it."""
+    if backend.verdict is Verdict.NOT_VALIDATED:
+        return not_applicable(backend.name, None, backend.reason)
+    return same(backend.name, backend.verdict.value, Verdict.PASSED.value, backend.reason)
 
 
 def unjudged_memory_gate(estimate: int) -> Gate:
@@ -224,7 +242,8 @@ def _total_gates(total: LanguageDrift, criteria: Criteria, limits: DriftLimits, 
     return divergence, at_least(agreement, total.top1_agreement, limits.top1_agreement), ratio_gate
 
 
-def _mebibytes(size: int) -> str:
+def mebibytes(size: int) -> str:
+    """For a gate's reason."""
     return f"{size / 2**20:.1f} MiB"
 
 

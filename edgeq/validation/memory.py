@@ -65,12 +65,13 @@ def available_backends() -> list[tuple[str, bool, str]]:
     return [(backend.name, backend.usable, backend.why) for backend in backends()]
 
 
-def announce(phases: Path, name: str) -> None:
+def announce(phases: Path, name: str, processes: tuple[int, ...] = ()) -> None:
     """Called by the child: the phase `name` begins now. Carries the child's own reading, so that no phase is too short
-    to be seen."""
-    sample = process_sample(os.getpid())
+    to be seen. processes: the ids of those that are judged from now on in the child's place."""
+    samples = [*filter(None, map(process_sample, processes or (os.getpid(),)))]
+    words = (name, sum(sample.dirty for sample in samples), *processes)
     with phases.open("a", encoding="utf-8") as stream:
-        stream.write(f"{name} {sample.dirty if sample else 0}\n")
+        stream.write(" ".join(map(str, words)) + "\n")
 
 
 def await_limit() -> None:
@@ -80,9 +81,9 @@ def await_limit() -> None:
         raise EOFError("the process that sets the limit is gone")
 
 
-def uncounted_bytes(baseline: int) -> int:
-    """What of a process' baseline is not held against it: all that is above RUNTIME_BYTES."""
-    return max(0, baseline - RUNTIME_BYTES)
+def uncounted_bytes(baseline: int, runtime_bytes: int | None = RUNTIME_BYTES) -> int:
+    """What of a process' baseline is not held against it: all that is above `runtime_bytes`, nothing for None."""
+    return 0 if runtime_bytes is None else max(0, baseline - runtime_bytes)
 
 
 def run_limited(
@@ -92,6 +93,7 @@ def run_limited(
     log: Path,
     phases: Path,
     limited_from: str | None = None,
+    runtime_bytes: int | None = RUNTIME_BYTES,
     backend: str | None = None,
     environment: Mapping[str, str] | None = None,
     timeout: float = 900.0,
@@ -100,8 +102,9 @@ def run_limited(
 
     `log` receives its stdout and stderr; `phases` is the file that it announces phases in. limited_from: a phase at
     whose announcement the child calls `await_limit`; what it holds then is its baseline, nothing is limited before, and
-    from then on it may hold `limit_bytes` and what of the baseline is not counted. Nothing that the child does
-    raises here. Raises RuntimeUnavailableError where a named backend is not usable.
+    from then on it may hold `limit_bytes` and what of the baseline is not counted: all above `runtime_bytes`, nothing
+    for None. Nothing that the child does raises here. Raises RuntimeUnavailableError where a named backend is not
+    usable.
     """
     limit = open_limit(backend)
     phases.touch()
@@ -109,7 +112,9 @@ def run_limited(
         with log.open("wb") as stream, phases.open(encoding="utf-8") as announced:
             process = _start(command, limit, stream.fileno(), environment)
             try:
-                watch = _Watch(process, announced, limit, limit_bytes, limited_from)
+                watch = _Watch(
+                    process, announced, limit, limit_bytes, limited_from=limited_from, runtime_bytes=runtime_bytes
+                )
                 ending = watch.until_end(time.monotonic() + timeout)
             finally:
                 _kill_tree(process)
@@ -154,7 +159,9 @@ class _Watch:
         announced: TextIO,
         limit: Limit,
         limit_bytes: int,
+        *,
         limited_from: str | None,
+        runtime_bytes: int | None,
     ) -> None:
         self.phases: dict[str, int] = {}
         self.peak_dirty = 0
@@ -163,6 +170,9 @@ class _Watch:
         self._process = process
         self._announced = announced
         self._limit, self._limit_bytes, self._limited_from = limit, limit_bytes, limited_from
+        self._runtime_bytes = runtime_bytes
+        self._meter = TreeMeter(process.pid)
+        self._judged: tuple[int, ...] = (process.pid,)
         self._allowed: float = math.inf
         self._partial = ""
         self._phase = "start"
@@ -175,10 +185,9 @@ class _Watch:
             self._release()
         if self._limited_from is None:
             self._close_input()
-        meter = TreeMeter(self._process.pid)
         while self._process.poll() is None:
             self._read_phases()
-            sample = meter.sample()
+            sample = self._meter.sample()
             if sample is not None:
                 self._record(sample.dirty)
                 self.peak_rss = max(self.peak_rss, sample.rss)
@@ -193,7 +202,7 @@ class _Watch:
     def _set_limit(self, baseline: int) -> None:
         """Let the process hold `limit_bytes` and what is not counted of its baseline; what was held before is past."""
         self.baseline = self.peak_dirty = baseline
-        allowed = self._limit_bytes + uncounted_bytes(baseline)
+        allowed = self._limit_bytes + uncounted_bytes(baseline, self._runtime_bytes)
         self._allowed = allowed if self._limit.set(allowed) else -1
 
     def _release(self) -> None:
@@ -216,7 +225,10 @@ class _Watch:
         """Take in new announcements; each carries a reading that still belongs to the phase before it."""
         *lines, self._partial = (self._partial + self._announced.read()).split("\n")
         for line in lines:
-            name, _, dirty = line.rpartition(" ")
+            name, dirty, *others = line.split(" ")
+            processes = tuple(map(int, others))
+            if processes not in ((), self._judged):
+                self._meter, self._judged, self.peak_rss = TreeMeter(*processes), processes, 0
             self._record(int(dirty))
             self._phase = name
             if name == self._limited_from and self.baseline is None:

@@ -72,20 +72,20 @@ def descendants(pid: int) -> tuple[int, ...]:
 
 
 class TreeMeter:
-    """Sums samples over a process and its descendants."""
+    """Sums samples over processes and their descendants."""
 
-    def __init__(self, pid: int) -> None:
-        self._pid = pid
+    def __init__(self, *pids: int) -> None:
+        self._pids = pids
         self._children: tuple[int, ...] = ()
         self._count = 0
 
     def sample(self) -> Sample | None:
-        """The tree's memory now, or None where the root process is gone."""
+        """The trees' memory now, or None where all root processes are gone."""
         if self._count % REFRESH_EVERY == REFRESH_EVERY - 1:
-            self._children = descendants(self._pid)
+            self._children = tuple(child for pid in self._pids for child in descendants(pid))
         self._count += 1
-        root = process_sample(self._pid)
-        if root is None:
+        roots = [*filter(None, map(process_sample, self._pids))]
+        if not roots:
             return None
-        samples = [root, *filter(None, map(process_sample, self._children))]
+        samples = [*roots, *filter(None, map(process_sample, self._children))]
         return Sample(dirty=sum(one.dirty for one in samples), rss=sum(one.rss for one in samples))

@@ -52,6 +52,10 @@ class OnnxWeights:
             raise _corrupt(f"{name} has {raw.nbytes} bytes, not {size}")
         return raw.view(dtype).reshape(shape)
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of each initializer. Raises CorruptInputError for a type that is not known."""
+        return {name: self.array(name).nbytes for name in self._initializers}
+
     def tensor(self, entry: WeightLocation) -> QuantizedTensor:
         """A quantized tensor as the runtime will read it. Raises CorruptInputError."""
         codes, scales = self.array(entry.codes), self.array(entry.scales)

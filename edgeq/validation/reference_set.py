@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,17 @@ class ReferenceSet:
     def dequantized_values(self, index: int) -> Values:
         """What the dequantized model says about sequence `index`, memory-mapped. Raises CorruptInputError."""
         return self._read("dequantized", index)
+
+    def leading(self, tokens: int | None) -> ReferenceSet:
+        """The first whole sequences with at least so many tokens together; all for None."""
+        if tokens is None:
+            return self
+        kept, total = 0, 0
+        for sequence in self.sequences:
+            if total >= tokens:
+                break
+            kept, total = kept + 1, total + len(sequence)
+        return replace(self, sequences=self.sequences[:kept])
 
     def write_subset(self, directory: Path, *, max_bytes: int = 4_000_000) -> None:
         """Write the same layout into `directory` with about `max_bytes`, but never fewer than 32 positions.

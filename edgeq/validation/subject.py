@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeq.core.artifact import FileEntry, Interface
+from edgeq.core.artifact import FileEntry, Interface, Variant
 from edgeq.core.records import from_plain
-from edgeq.core.target import ComputeUnit, Format
+from edgeq.core.target import ComputeUnit, ExecutionProvider, Format
 from edgeq.errors import CorruptInputError
 from edgeq.files import contained, sha256_file
 from edgeq.runtimes.opening import (
@@ -17,6 +17,7 @@ from edgeq.runtimes.opening import (
     manifest_path,
     model_path,
     read_compute_unit,
+    read_execution_providers,
     read_format,
     read_interface,
     tokenizer_path,
@@ -40,6 +41,10 @@ class Subject:
     format: Format
     threads: int
     compute_unit: ComputeUnit
+    variants: tuple[Variant, ...]
+    execution_providers: tuple[ExecutionProvider, ...]
+    file_limit_bytes: int | None
+    buffer_limit_bytes: int | None
     files: tuple[FileEntry, ...]
 
     @classmethod
@@ -60,6 +65,10 @@ class Subject:
                 format=read_format(manifest),
                 threads=int(manifest["runtime"]["threads"]),
                 compute_unit=read_compute_unit(manifest),
+                variants=from_plain(tuple[Variant, ...], manifest.get("variants", []), "variants"),
+                execution_providers=read_execution_providers(manifest),
+                file_limit_bytes=_mib(manifest["profile"].get("file_limit_mib")),
+                buffer_limit_bytes=_mib(manifest["profile"].get("buffer_limit_mib")),
                 files=entries,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -71,6 +80,15 @@ class Subject:
     def is_reference(self) -> bool:
         """Whether a reference interpreter stands in for the format's runtime on this machine."""
         return is_reference_executed(self.format)
+
+    def models(self) -> dict[str, Path]:
+        """The file that a runtime opens, by variant; "" is the only one of a bundle without variants.
+
+        Raises UnsafeInputError where one leaves the bundle.
+        """
+        if not self.variants:
+            return {"": self.model}
+        return {variant.dtype: contained(self.directory, variant.entry) for variant in self.variants}
 
     @property
     def app_bytes(self) -> int:
@@ -93,3 +111,7 @@ class Subject:
             if sha256_file(path) != entry.sha256:
                 return f"{entry.path} was changed"
         return ""
+
+
+def _mib(size: int | None) -> int | None:
+    return None if size is None else int(size) * 2**20

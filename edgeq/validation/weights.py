@@ -15,7 +15,7 @@ def artifact_digest(format: Format, model_path: Path, weights: Mapping[str, Any]
     Raises BadInputError where the weights cannot be found or read.
     """
     match format:
-        case "onnx":
+        case "onnx" | "transformersjs":
             from edgeq.validation import onnx_weights
 
             return onnx_weights.artifact_digest(model_path, weights)

@@ -7,6 +7,7 @@ import dataclasses
 from edgeq.core.artifact import FileEntry
 from edgeq.core.report import (
     ArtifactSection,
+    BackendSection,
     DriftSection,
     EmbeddingDrift,
     EnvironmentSection,
@@ -148,3 +149,47 @@ def unvalidated_report() -> Report:
         gates=(),
         notes=(),
     )
+
+
+def browser_report() -> Report:
+    """A language model that passed on WASM and WebGPU; float16 on WebGPU could not be run."""
+    report = passed_report()
+    ran = BackendSection(
+        name="q4 on wasm, 2 threads",
+        dtype="q4",
+        execution_provider="wasm",
+        threads=2,
+        is_required=True,
+        verdict=Verdict.PASSED,
+        reason="",
+        memory=report.memory,
+        drift=report.drift,
+        speed=SpeedSection(
+            load_seconds=1.412,
+            first_token_seconds=0.533,
+            prefill_tokens_per_second=240.2,
+            decode_tokens_per_second=23.9,
+        ),
+        gates=report.gates,
+        facts={"host": "Chromium 156.0.8078.79"},
+    )
+    webgpu = dataclasses.replace(
+        ran,
+        name="q4 on webgpu",
+        execution_provider="webgpu",
+        facts={**ran.facts, "adapter": "google/swiftshader", "fallback_nodes": "Range x2"},
+    )
+    half = dataclasses.replace(
+        webgpu,
+        name="q4f16 on webgpu",
+        dtype="q4f16",
+        is_required=False,
+        verdict=Verdict.NOT_VALIDATED,
+        reason="The adapter has no shader-f16.",
+        memory=None,
+        drift=None,
+        speed=None,
+        gates=(),
+        facts={},
+    )
+    return dataclasses.replace(report, target="browser", format="transformersjs", backends=(ran, webgpu, half))

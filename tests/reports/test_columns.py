@@ -10,7 +10,7 @@ from rich.console import Console
 from edgeq.core.report import Report
 from edgeq.reports.columns import print_report, print_target, print_targets, report_summary
 from edgeq.targets.profiles import available_profiles, load_profile
-from tests.reports.samples import encoder_report, killed_report, passed_report, unvalidated_report
+from tests.reports.samples import browser_report, encoder_report, killed_report, passed_report, unvalidated_report
 
 
 def printed(report: Report) -> str:
@@ -25,7 +25,9 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FORCE_COLOR", raising=False)
 
 
-@pytest.mark.parametrize("report", [passed_report(), encoder_report(), killed_report(), unvalidated_report()])
+@pytest.mark.parametrize(
+    "report", [passed_report(), encoder_report(), killed_report(), unvalidated_report(), browser_report()]
+)
 def test_summary_fits_eighty_columns_without_colours(report: Report) -> None:
     text = printed(report)
     assert max(map(len, text.splitlines())) <= 80
@@ -50,6 +52,15 @@ def test_summary_of_a_failed_encoder_names_the_reason() -> None:
     assert "4.25 ms per sentence" in text
     assert "failed: one sentence moved" in text
     assert "verdict  failed: drift_total_cosine_min 0.9123 is below 0.95" in text
+
+
+def test_every_run_has_its_own_figures() -> None:
+    text = printed(browser_report())
+    words = " ".join(text.split())
+    assert "q4 on wasm, 2 1.41 s 0.53 s 23.9 512.0 MiB 0.0004 0.0317 passed threads" in words
+    assert "q4f16 on - - - - - - not validated webgpu" in words
+    assert "q4 on webgpu: host Chromium 156.0.8078.79; adapter google/swiftshader; fallback nodes Range x2" in words
+    assert "q4f16 on webgpu: The adapter has no shader-f16." in words
 
 
 def test_killed_at_the_limit_is_said() -> None:

@@ -27,7 +27,8 @@ def test_field_names_are_those_of_the_design() -> None:
     plain = report_to_dict(passed_report())
     assert set(plain) == {
         "schema", "edgeq_version", "target", "format", "verdict", "reason", "model", "recipe", "weights", "artifact",
-        "memory", "drift", "speed", "gates", "environment", "planned_memory", "notes",
+        "memory", "drift", "speed", "gates", "environment", "planned_memory",
+        "backends", "notes",
     }  # fmt: skip
     assert set(plain["model"]) == {"source", "revision", "task", "architecture", "parameters"}
     assert {"bits", "method", "group_size"} <= set(plain["recipe"])

@@ -9,7 +9,7 @@ import pytest
 
 from edgeq.core.report import Report
 from edgeq.reports.markdown import report_to_markdown
-from tests.reports.samples import encoder_report, killed_report, passed_report, unvalidated_report
+from tests.reports.samples import browser_report, encoder_report, killed_report, passed_report, unvalidated_report
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"
 
@@ -28,6 +28,13 @@ def test_verdicts_stand_out() -> None:
     assert "**⚠️ not validated**: --no-validate was given" in report_to_markdown(unvalidated_report())
     assert "| peak memory | not measured |" in report_to_markdown(unvalidated_report())
     assert "Measured over 64 sentences." in report_to_markdown(encoder_report())
+
+
+def test_every_run_is_a_row() -> None:
+    text = report_to_markdown(browser_report())
+    assert "| q4 on webgpu | 1.41 s | 0.53 s | 23.9 | 512.0 MiB | 0.0004 | 0.0317 | passed |" in text
+    assert "| q4f16 on webgpu | - | - | - | - | - | - | not validated |" in text
+    assert "## Runs" not in report_to_markdown(passed_report())
 
 
 def test_names_from_outside_are_text() -> None:

@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from edgeq.core.report import DriftSection, EmbeddingDrift, Gate, LanguageDrift, MemorySection, Verdict
+from edgeq.core.report import BackendSection, DriftSection, EmbeddingDrift, Gate, LanguageDrift, MemorySection, Verdict
 from edgeq.core.target import Format
 from edgeq.errors import UsageError
 from edgeq.validation.gates import (
     Criteria,
     at_least,
     at_most,
+    backend_gate,
     drift_gates,
     language_limits,
     memory_gates,
@@ -192,3 +193,25 @@ def test_an_estimate_of_memory_is_no_verdict() -> None:
     assert gate.verdict is Verdict.NOT_VALIDATED
     assert gate.value == 1000
     assert verdict_of((gate,)) == (Verdict.PASSED, "")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "decides"), [(Verdict.PASSED, False), (Verdict.FAILED, True), (Verdict.NOT_VALIDATED, False)]
+)
+def test_one_more_way_of_running_is_one_gate(verdict: Verdict, decides: bool) -> None:
+    backend = BackendSection(
+        name="q4 on webgpu",
+        dtype="q4",
+        execution_provider="webgpu",
+        threads=1,
+        is_required=True,
+        verdict=verdict,
+        reason="because",
+        memory=None,
+        drift=None,
+        speed=None,
+        gates=(),
+    )
+    gate = backend_gate(backend)
+    assert (gate.name, gate.verdict) == ("q4 on webgpu", verdict)
+    assert verdict_of((gate,)) == ((Verdict.FAILED, "q4 on webgpu: because") if decides else (Verdict.PASSED, ""))

@@ -195,3 +195,39 @@ def test_a_process_that_is_gone_has_no_memory() -> None:
 def test_the_tail_of_a_long_log(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"a" * 100 + b"\xffend")
     assert read_tail(tmp_path / "log", size=5) == "a\ufffdend"
+
+
+OTHER_PROCESS = """
+import subprocess, sys, time
+from pathlib import Path
+from edgeq.validation.memory import announce, await_limit
+holder = "x = bytearray(b'1') * ({before} << 20); print(flush=True); input(); y = bytearray(b'1') * ({after} << 20); print(flush=True); input()"
+other = subprocess.Popen([sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+own = bytearray(b"1") * (200 << 20)
+other.stdout.readline()
+announce(Path(sys.argv[1]), "load", (other.pid,))
+await_limit()
+other.stdin.write(b"\\n"); other.stdin.flush()
+other.stdout.readline()
+announce(Path(sys.argv[1]), "end", (other.pid,))
+other.kill()
+"""  # noqa: E501 - a program in a program
+
+
+@pytest.mark.parametrize(("limit", "survived"), [(180, True), (100, False)])
+def test_another_process_is_judged_in_the_childs_place(tmp_path: Path, limit: int, survived: bool) -> None:
+    outcome = run_limited(
+        [sys.executable, "-c", OTHER_PROCESS.format(before=40, after=80), str(tmp_path / "phases")],
+        limit_bytes=limit << 20,
+        log=tmp_path / "log",
+        phases=tmp_path / "phases",
+        limited_from="load",
+        runtime_bytes=None,
+        backend="sampler",
+        timeout=60.0,
+    )
+    assert outcome.survived is survived, outcome
+    assert outcome.baseline_bytes is not None
+    assert 40 << 20 < outcome.baseline_bytes < 80 << 20  # all of it counts, and nothing of the child's own
+    assert outcome.peak_dirty_bytes > (120 << 20 if survived else 100 << 20)
+    assert outcome.peak_dirty_bytes < 180 << 20  # 120 MiB and an interpreter; the child itself holds 200

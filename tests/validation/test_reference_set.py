@@ -140,3 +140,11 @@ def test_pickled_arrays_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "float" / "0000.npy", np.array([{}], dtype=object), allow_pickle=True)
     with pytest.raises(CorruptInputError):
         reference.float_values(0)
+
+
+def test_leading_keeps_whole_sequences(tmp_path: Path) -> None:
+    references = ReferenceSet(directory=tmp_path, task="text-generation", sequences=((1, 2, 3), (4,), (5, 6)))
+    assert references.leading(None) is references
+    assert references.leading(3).sequences == ((1, 2, 3),)
+    assert references.leading(4).sequences == ((1, 2, 3), (4,))
+    assert references.leading(100).sequences == references.sequences

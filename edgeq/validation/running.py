@@ -1,0 +1,256 @@
+"""One run of a bundle: the child process, how it ended, and the gates that follow from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import edgeq
+from edgeq.core.records import to_plain
+from edgeq.core.report import Drift, DriftSection, Gate, MemorySection, SpeedSection, Verdict
+from edgeq.errors import CorruptInputError, OutputError
+from edgeq.files import output_errors
+from edgeq.progress import Progress
+from edgeq.runtimes.opening import runs_apart
+from edgeq.validation.configurations import Configuration
+from edgeq.validation.drift import embedding_drift, language_drift
+from edgeq.validation.gates import (
+    Criteria,
+    batch_gate,
+    drift_gates,
+    memory_gates,
+    prefill_gate,
+    same,
+    unjudged_memory_gate,
+)
+from edgeq.validation.limits import SamplerOnly
+from edgeq.validation.memory import (
+    DISK_FULL,
+    LIMITED_FROM,
+    RUNTIME_BYTES,
+    Outcome,
+    read_tail,
+    run_limited,
+    uncounted_bytes,
+)
+from edgeq.validation.reference_set import ReferenceSet
+from edgeq.validation.subject import Subject
+
+FREE_SPACE = "Free some space, or point TMPDIR at another disk; then run the same command."
+Values = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLimits:
+    """What a run is held to. backend: a memory limit by name, by default the best one of this machine. timeout in
+    seconds."""
+
+    limit_bytes: int
+    backend: str | None
+    timeout: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What one run showed. `missing` says why it could not be judged at all, "" where it was: then memory, drift and
+    speed are None, and there are no gates."""
+
+    gates: tuple[Gate, ...] = ()
+    memory: MemorySection | None = None
+    drift: DriftSection | None = None
+    speed: SpeedSection | None = None
+    planned_memory: dict[str, int] = field(default_factory=dict)
+    facts: dict[str, str] = field(default_factory=dict)
+    runtime_version: str = ""
+    missing: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """The child's end and what it wrote down."""
+
+    outcome: Outcome
+    result: dict[str, Any]
+    memory: MemorySection | None
+
+
+def run(
+    subject: Subject,
+    configuration: Configuration,
+    references: ReferenceSet,
+    criteria: Criteria,
+    limits: RunLimits,
+    *,
+    directory: Path,
+    progress: Progress,
+) -> Judgement:
+    """Run a bundle in one way, with `directory`, which is empty, for what the child writes.
+
+    Raises OutputError where the disk is full, CorruptInputError where the reference does not fit.
+    """
+    references = references.leading(configuration.tokens)
+    done = _run_child(subject, configuration, references, limits, directory)
+    if done.result.get("status") == "runtime_missing":
+        return Judgement(missing=str(done.result["reason"]))
+    if done.outcome.returncode == DISK_FULL:
+        raise OutputError(f"The disk is full: {directory} could not hold the bundle's answers.", remedy=FREE_SPACE)
+    return _judge(subject, done, references, criteria, directory=directory, progress=progress)
+
+
+def _judge(
+    subject: Subject,
+    done: _Run,
+    references: ReferenceSet,
+    criteria: Criteria,
+    *,
+    directory: Path,
+    progress: Progress,
+) -> Judgement:
+    """From what the child left in `directory` to gates: memory, that it came to its end, drift."""
+    result, memory = done.result, None if subject.is_reference else done.memory
+    planned, version = dict(result.get("planned_memory", {})), str(result.get("runtime_version", ""))
+    gates: tuple[Gate, ...] = ()
+    if memory is not None:
+        gates += memory_gates(memory, done.outcome.failure)
+    elif subject.is_reference:
+        gates += (unjudged_memory_gate(sum(planned.values())),)
+    if done.outcome.survived or memory is None:
+        gates += (_completed(done, directory, subject),)
+    if not done.outcome.survived or gates[-1].verdict is not Verdict.PASSED:
+        return Judgement(gates=gates, memory=memory, planned_memory=planned, runtime_version=version)
+    progress.stage("measuring drift")
+    drift = _drift(references, directory / "artifact")
+    gates += drift_gates(drift, criteria, subject.interface.vocabulary)
+    if "batch_cosine_min" in result:
+        gates += (batch_gate(float(result["batch_cosine_min"]), criteria),)
+    if "prefill_error" in result:
+        gates += (prefill_gate(float(result["prefill_error"]), criteria),)
+    return Judgement(
+        gates=gates,
+        memory=memory,
+        drift=drift,
+        speed=SpeedSection(**result["speed"]),
+        planned_memory=planned,
+        facts=dict(result["facts"]),
+        runtime_version=version,
+    )
+
+
+def _run_child(
+    subject: Subject, configuration: Configuration, references: ReferenceSet, limits: RunLimits, directory: Path
+) -> _Run:
+    request = {
+        "format": subject.format,
+        "model": str(configuration.model.absolute()),
+        "interface": to_plain(subject.interface),
+        "threads": configuration.threads,
+        "execution_provider": configuration.execution_provider,
+        "profile": {"compute_unit": subject.compute_unit},
+        "sequences": references.sequences,
+        "output": str(directory),
+    }
+    path = directory / "request.json"
+    with output_errors(path):
+        path.write_text(json.dumps(request), encoding="utf-8")
+    # Of a browser only the processes that hold the model are judged: no system's limit is around those alone, and all
+    # that they hold is what a tab holds.
+    is_apart = runs_apart(subject.format)
+    runtime_bytes = None if is_apart else RUNTIME_BYTES
+    outcome = run_limited(
+        [sys.executable, "-P", "-m", "edgeq.validation.child", str(path)],
+        limit_bytes=limits.limit_bytes,
+        log=directory / "log",
+        phases=directory / "phases",
+        limited_from=LIMITED_FROM,
+        runtime_bytes=runtime_bytes,
+        backend=SamplerOnly.name if is_apart else limits.backend,
+        environment=_environment(),
+        timeout=limits.timeout,
+    )
+    result_path = directory / "result.json"
+    result = json.loads(result_path.read_text(encoding="utf-8")) if result_path.is_file() else {}
+    return _Run(outcome=outcome, result=result, memory=_memory(outcome, runtime_bytes))
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with edgeq itself importable and numpy's own thread pools (memory that no app would have) off."""
+    package_root = str(Path(edgeq.__file__).parent.parent)
+    paths = [path for path in (os.environ.get("PYTHONPATH"), package_root) if path]
+    single = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    return os.environ | single | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _memory(outcome: Outcome, runtime_bytes: int | None) -> MemorySection | None:
+    """The artifact's memory; None where the child ended before it opened the artifact."""
+    if outcome.baseline_bytes is None:
+        return None
+    uncounted = uncounted_bytes(outcome.baseline_bytes, runtime_bytes)
+    return MemorySection(
+        peak_dirty_bytes=outcome.peak_dirty_bytes - uncounted,
+        process_dirty_bytes=outcome.peak_dirty_bytes,
+        baseline_dirty_bytes=outcome.baseline_bytes,
+        peak_rss_bytes=outcome.peak_rss_bytes,
+        limit_bytes=outcome.limit_bytes,
+        backend=outcome.backend,
+        survived=outcome.survived,
+        phases={
+            name: max(0, peak - uncounted)
+            for name, peak in outcome.phases.items()
+            if name not in ("start", "runtime", "end")
+        },
+    )
+
+
+def _completed(done: _Run, directory: Path, subject: Subject) -> Gate:
+    """Whether the child did all that it was asked for, alone with its runtime."""
+    opened = done.outcome.baseline_bytes is not None
+    if done.outcome.failure:
+        last = read_tail(directory / "log").strip().splitlines()[-1:]
+        where = [] if opened else ["the runtime did not load"]
+        reason = ": ".join([*where, done.outcome.failure, *(line[:300] for line in last)])
+    elif done.result.get("status") != "done":
+        reason = str(done.result.get("reason", "it left no result"))
+    elif not opened:
+        reason = "it told no baseline of its memory"
+    else:
+        stowaway = subject.format == "onnx" and done.result["torch_loaded"]
+        reason = "torch was loaded beside the runtime" if stowaway else ""
+    return same("completed", "no" if reason else "yes", "yes", reason)
+
+
+def _drift(references: ReferenceSet, answers: Path) -> DriftSection:
+    artifact = [np.load(answers / f"{index:04d}.npy", mmap_mode="r") for index in range(len(references.sequences))]
+    indices = range(len(artifact))
+    dequantized = [references.dequantized_values(index) for index in indices]
+    original = [references.float_values(index) for index in indices]
+    for index in indices:
+        if not original[index].shape == dequantized[index].shape == artifact[index].shape:
+            raise CorruptInputError(
+                f"The reference of sequence {index} has another shape than the artifact's answer.",
+                remedy="Export the bundle again.",
+            )
+    return DriftSection(
+        quantization=_compare(references, original, dequantized),
+        lowering=_compare(references, dequantized, artifact),
+        total=_compare(references, original, artifact),
+    )
+
+
+def _compare(references: ReferenceSet, a: Sequence[Values], b: Sequence[Values]) -> Drift:
+    if references.task == "text-generation":
+        return language_drift(_pairs(references, a, b))
+    return embedding_drift(np.concatenate([np.atleast_2d(x) for x in a]), np.concatenate([np.atleast_2d(x) for x in b]))
+
+
+def _pairs(
+    references: ReferenceSet, a: Sequence[Values], b: Sequence[Values]
+) -> Iterator[tuple[Values, Values, Sequence[int]]]:
+    return zip(a, b, references.sequences, strict=True)
