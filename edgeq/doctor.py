@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from typing import get_args
 
 from edgeq.core.target import Format
 from edgeq.errors import RuntimeUnavailableError
+from edgeq.progress import Progress
 from edgeq.targets.formats import FORMATS
 
 REQUIREMENTS = (
@@ -40,6 +42,15 @@ class FormatSupport:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BrowserPart:
+    """Something that browser bundles are judged with; `detail` is what was found, or how to get it."""
+
+    name: str
+    usable: bool
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemoryLimit:
     """A way to hold a process to a device's memory, the preferred one first; `detail` says why it is not usable."""
 
@@ -64,6 +75,7 @@ class Diagnosis:
     platform: str
     tools: tuple[Tool, ...]
     formats: tuple[FormatSupport, ...]
+    browser: tuple[BrowserPart, ...]
     memory_limits: tuple[MemoryLimit, ...]
     missing: tuple[Missing, ...]
 
@@ -87,9 +99,45 @@ def examine() -> Diagnosis:
         platform=platform.platform(),
         tools=tools,
         formats=formats,
+        browser=_browser_parts(),
         memory_limits=limits,
         missing=tuple(missing),
     )
+
+
+def install_browser(progress: Progress) -> None:
+    """Fetch the npm packages that browser bundles are judged with, and that they carry. Nothing else of edgeq uses the
+    network for them. Raises RuntimeUnavailableError."""
+    from edgeq.runtimes.browser.packages import install
+
+    install(progress)
+
+
+def _browser_parts() -> tuple[BrowserPart, ...]:
+    from edgeq.runtimes.browser import packages, programs
+
+    def packages_detail() -> str:
+        return f"onnxruntime-web {packages.package_version('onnxruntime-web')} in {packages.package_directory()}"
+
+    def node_detail() -> str:
+        return programs.program_version(programs.find_node()) or "of no version"
+
+    def chromium_detail() -> str:
+        path = programs.find_chromium()
+        if path is None:
+            what = "There is none: Node runs the models instead, on WASM only."
+            raise RuntimeUnavailableError(what, remedy=programs.CHROMIUM_REMEDY)
+        return f"{programs.program_version(path) or 'of no version'}, {path}"
+
+    examined = {"node": node_detail, "npm packages": packages_detail, "chromium": chromium_detail}
+    return tuple(_browser_part(name, examine) for name, examine in examined.items())
+
+
+def _browser_part(name: str, examine: Callable[[], str]) -> BrowserPart:
+    try:
+        return BrowserPart(name=name, usable=True, detail=examine())
+    except RuntimeUnavailableError as error:
+        return BrowserPart(name=name, usable=False, detail=f"{error.what} {error.remedy}")
 
 
 def _version(distribution: str) -> str | None:
@@ -118,4 +166,8 @@ def _format_support(format: Format) -> FormatSupport:
 
 def _is_broken(support: FormatSupport) -> bool:
     """Installed, or part of what everybody installs, and yet of no use."""
+    if support.name == "transformersjs":
+        from edgeq.runtimes.browser.packages import is_installed
+
+        return not support.usable and is_installed()
     return not support.usable and all(_version(name) is not None for name in FORMATS[support.name].distributions)

@@ -207,9 +207,9 @@ def save_random(family: Family, directory: Path) -> Path:
     return directory
 
 
-def quantized(family: Family, directory: Path) -> QuantizedModel:
+def quantized(family: Family, directory: Path, profile: TargetProfile | None = None) -> QuantizedModel:
     source = load(save_random(family, directory / "source"), task=family.task)
-    return quantize(source, allocate(source, family.recipe, target()), directory / "store")
+    return quantize(source, allocate(source, family.recipe, profile or target()), directory / "store")
 
 
 def lowered_into(directory: Path, store: QuantizedModel) -> Artifact:
@@ -223,6 +223,12 @@ def prepare(family: Family, directory: Path) -> Lowered:
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(artifact.directory / "model.onnx", options, providers=["CPUExecutionProvider"])
+    module = reference_module(family, store, directory)
+    return Lowered(family=family, store=store, artifact=artifact, session=session, module=module)
+
+
+def reference_module(family: Family, store: QuantizedModel, directory: Path) -> torch.nn.Module:
+    """The checkpoint under `directory` with the store's weights, dequantized."""
     model, _ = load_module(directory / "source", family.task, dtype="float32")
     with torch.no_grad():
         tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -230,4 +236,4 @@ def prepare(family: Family, directory: Path) -> Lowered:
             tensors[name].copy_(torch.from_numpy(store.dequantized(name)))
     is_encoder = family.task == "feature-extraction"
     module = SentenceEmbedding(model, store.info.pooling, store.info.normalize) if is_encoder else model
-    return Lowered(family=family, store=store, artifact=artifact, session=session, module=module.eval())
+    return module.eval()

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from edgeq.lowering.onnx.external_data import ALIGNMENT, DATA_FILE
-from edgeq.lowering.onnx.lowering import OPSET, PLAIN_NOTE
+from edgeq.lowering.onnx.model import OPSET, PLAIN_NOTE
 from runtime_tests.families import (
     ENCODERS,
     FAMILIES,

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import platform
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
+from typer.testing import CliRunner
 
 from edgeq import doctor
+from edgeq.cli.verbs import app
 from edgeq.core.target import Format
 from edgeq.doctor import Diagnosis, FormatSupport, examine
 from edgeq.errors import RuntimeUnavailableError
+from edgeq.progress import Progress, SilentProgress
 from edgeq.runtimes import opening
+from edgeq.runtimes.browser import packages, programs
 from edgeq.targets.formats import FORMATS
 
 
@@ -69,3 +74,50 @@ def test_installed_runtime_that_does_not_load_is_missing(monkeypatch: pytest.Mon
 def test_missing_requirement_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "REQUIREMENTS", (("no-such-runtime", "this test"),))
     assert [missing.remedy for missing in examine().missing] == ["pip install no-such-runtime"]
+
+
+def browser_parts(diagnosis: Diagnosis) -> dict[str, tuple[bool, str]]:
+    return {part.name: (part.usable, part.detail) for part in diagnosis.browser}
+
+
+def test_machine_without_a_browser_is_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Who wants no browser bundles lacks nothing; what they would need is said."""
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(programs, "PLACES", ())
+    monkeypatch.delenv(programs.VARIABLE, raising=False)
+
+    def absent() -> str:
+        raise RuntimeUnavailableError("The npm packages are not installed.", remedy=packages.REMEDY)
+
+    monkeypatch.setattr(opening.runtime_of("transformersjs"), "version", absent)
+    diagnosis = examine()
+    assert diagnosis.missing == ()
+    support = formats(diagnosis)["transformersjs"]
+    assert (support.usable, support.detail.endswith("edgeq doctor --install-browser.")) == (False, True)
+    parts = browser_parts(diagnosis)
+    assert [usable for usable, _ in parts.values()] == [False, False, False]
+    assert "Install Node 20" in parts["node"][1]
+    assert "edgeq doctor --install-browser" in parts["npm packages"][1]
+    assert "Node runs the models instead" in parts["chromium"][1]
+
+
+def test_packages_without_node_are_a_defect(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    (packages.cache_directory() / "node_modules").mkdir(parents=True)
+
+    def broken() -> str:
+        raise RuntimeUnavailableError("There is no Node.", remedy=programs.NODE_REMEDY)
+
+    monkeypatch.setattr(opening.runtime_of("transformersjs"), "version", broken)
+    assert [missing.name for missing in examine().missing] == ["transformersjs"]
+
+
+def test_install_is_asked_of_npm_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Progress] = []
+    monkeypatch.setattr(packages, "install", asked.append)
+    progress = SilentProgress()
+    doctor.install_browser(progress)
+    assert asked == [progress]
+    assert CliRunner().invoke(app, ["doctor", "--install-browser", "--json"]).exit_code == 0
+    assert len(asked) == 2

@@ -25,6 +25,8 @@ MAX_FUNCTION_LINES = 50
 HEAVY = ("torch", "onnx", "onnxruntime", "transformers")
 TEXT_SUFFIXES = {
     ".py",
+    ".mjs",
+    ".html",
     ".swift",
     ".entitlements",
     ".toml",

@@ -50,8 +50,10 @@ def _texts(manifest: Manifest, directory: Path) -> dict[str, str]:
                 "build.gradle.kts": fill("executorch.gradle.kts", {"RUNTIME_VERSION": manifest.runtime.version}),
                 "README.md": android_executorch.readme(manifest, _delivery(manifest)),
             }
-        case "coreml":
-            raise InternalError("Core ML does not run on Android.", remedy="Report this: a profile should refuse it.")
+        case "coreml" | "transformersjs":
+            raise InternalError(
+                f"There is no Android sample for {manifest.format}.", remedy="Report this: a profile should refuse it."
+            )
 
 
 def _check_inputs(interface: Interface) -> None:

@@ -66,8 +66,10 @@ def _texts(manifest: Manifest, directory: Path) -> dict[str, str]:
                 "EdgeqModel.swift": _executorch_swift(manifest, directory),
                 "README.md": _executorch_readme(manifest),
             }
-        case "onnx":
-            raise InternalError("There is no iOS sample for ONNX.", remedy="Report this: a profile should refuse it.")
+        case "onnx" | "transformersjs":
+            raise InternalError(
+                f"There is no iOS sample for {manifest.format}.", remedy="Report this: a profile should refuse it."
+            )
     assert_never(manifest.format)
 
 

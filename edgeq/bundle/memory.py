@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from edgeq.bundle.browser import belongs_to
 from edgeq.bundle.manifest import Manifest
 from edgeq.core.artifact import Interface
 from edgeq.core.target import Format
@@ -14,12 +15,17 @@ RUNTIME_BYTES = 64 * 2**20
 
 def required_bytes(manifest: Manifest) -> int:
     """The model's files once (kernels may copy weights into their own layout), the key-value cache at full context as
-    the format holds it, and the runtime itself."""
+    the format holds it, and the runtime itself. Of several variants one is loaded: the largest counts."""
     return model_bytes(manifest) + cache_bytes(manifest.interface, manifest.format) + RUNTIME_BYTES
 
 
 def model_bytes(manifest: Manifest) -> int:
-    """Bytes of the files in the bundle's `model` folder."""
+    """Bytes of the model's files; of the largest variant's, where there are several."""
+    if manifest.variants:
+        return max(
+            sum(entry.bytes for entry in manifest.files if belongs_to(entry.path, variant))
+            for variant in manifest.variants
+        )
     prefix = "" if manifest.root == "." else f"{manifest.root}/"
     return sum(entry.bytes for entry in manifest.files if entry.path.startswith(f"{prefix}model/"))
 
@@ -36,7 +42,7 @@ def bytes_per_token(cache: tuple[tuple[int, int], ...], format: Format) -> int:
 
 def _element_bytes(format: Format) -> int:
     match format:
-        case "onnx" | "executorch":
+        case "onnx" | "executorch" | "transformersjs":  # the last in float32 at most
             return 4
         case "coreml":  # states are float16, whatever the model computes in
             return 2

@@ -7,6 +7,7 @@ from typing import assert_never
 from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.text import fill, size_text
 from edgeq.core.report import Verdict
+from edgeq.core.target import Format
 
 _VERDICTS = {
     Verdict.PASSED: "**passed**: it was run in its runtime under the device's memory limit, and compared "
@@ -37,7 +38,7 @@ def readme(manifest: Manifest, *, in_its_runtime: bool) -> str:
             "DESCRIPTION": manifest.profile.description,
             "VERDICT": _VERDICTS[verdict] if judged else _REFERENCE_EXECUTED.format(verdict=verdict.value),
             "RUNTIME": _runtime(manifest),
-            "MODEL_FILES": _model_files(manifest),
+            "MODEL_FILES": "\n".join(f"| {path} | {text} |" for path, text in _model_files(manifest)),
             "SIZE": size_text(size),
             "DIGEST": manifest.weights_digest,
             "PREFIX": "" if manifest.root == "." else f"{manifest.root}/",
@@ -55,18 +56,44 @@ def _runtime(manifest: Manifest) -> str:
             return f"ExecuTorch {manifest.runtime.version}"
         case "coreml":
             return f"Core ML (written by coremltools {manifest.runtime.version})"
+        case "transformersjs":
+            return f"transformers.js and onnxruntime-web {manifest.runtime.version}"
     assert_never(manifest.format)
 
 
-def _model_files(manifest: Manifest) -> str:
-    match manifest.format:
+def _model_files(manifest: Manifest) -> list[tuple[str, str]]:
+    """Rows of the table of files: a path and what it is."""
+    if manifest.surface == "browser":
+        return _browser_files(manifest)
+    prefix = "" if manifest.root == "." else f"{manifest.root}/"
+    return [
+        (f"`{prefix}model/`", _model_folder(manifest.format)),
+        (f"`{prefix}tokenizer/`", "tokenizer and configuration, as the model brought them"),
+    ]
+
+
+def _model_folder(format: Format) -> str:
+    match format:
         case "onnx":
             return "the model for ONNX Runtime: `model.onnx` is the graph, the file beside it its weights"
         case "executorch":
             return "the model for ExecuTorch: one file, weights and all"
         case "coreml":
             return "the model for Core ML: `model.mlpackage` is a folder that stays together"
-    assert_never(manifest.format)
+        case "transformersjs":
+            return "the model for transformers.js: each variant is a graph and the weights beside it"
+    assert_never(format)
+
+
+def _browser_files(manifest: Manifest) -> list[tuple[str, str]]:
+    variants = ", ".join(f"`{one.dtype}` ({one.float_dtype})" for one in manifest.variants)
+    return [
+        ("`onnx/`", f"{_model_folder(manifest.format)}: {variants}"),
+        ("`config.json`, `tokenizer.json`, ...", "tokenizer and configuration, where transformers.js looks for them"),
+        ("`index.html`", "a page that runs the model"),
+        ("`edgeq.mjs`, `edgeq-*.mjs`", "the module that a page of yours imports, and what that needs"),
+        ("`vendor/`", "transformers.js with onnxruntime-web in it, unmodified, and their licences"),
+    ]
 
 
 def _use(manifest: Manifest) -> str:
@@ -84,7 +111,20 @@ def _use(manifest: Manifest) -> str:
                 f".venv/bin/python run.py {words}\n```\n\n"
                 "`edgeq.service` runs it under systemd, within the memory that the target allows: see its first lines."
             )
+        case "browser":
+            return fill("browser/use.md", {"CALL": _call(manifest), "PIPELINE": _pipeline(manifest)})
     assert_never(manifest.surface)
+
+
+def _call(manifest: Manifest) -> str:
+    if manifest.interface.task == "text-generation":
+        return 'await bundle.generate("Once upon a time", { onText: (text) => console.log(text) });'
+    return 'const [cat, kitten] = await bundle.embed(["A cat sleeps.", "A kitten naps."]);'
+
+
+def _pipeline(manifest: Manifest) -> str:
+    dtypes = " or ".join(f"`{one.dtype}`" for one in manifest.variants)
+    return f"`pipeline('{manifest.interface.task}', ...)`, `dtype` {dtypes}"
 
 
 def _use_ios(manifest: Manifest) -> str:

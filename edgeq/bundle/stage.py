@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Protocol, assert_never
 
 import edgeq
-from edgeq.bundle import android, edge, ios
+from edgeq.bundle import android, browser, edge, ios
 from edgeq.bundle.golden import Golden
 from edgeq.bundle.licence import write_licence
 from edgeq.bundle.manifest import MANIFEST, Manifest, ReportEntry, RuntimeSettings, list_files
@@ -23,6 +23,7 @@ from edgeq.core.report import Verdict
 from edgeq.core.target import Format, Surface, TargetProfile
 from edgeq.errors import OutputError
 from edgeq.files import output_errors
+from edgeq.runtimes.browser.packages import package_version
 
 _TOKENIZER_FILES = (
     "tokenizer*.json",
@@ -178,12 +179,15 @@ def _fill(
     root = _root(target.surface, name)
     prefix = "" if root == "." else f"{root}/"
     content = directory / root
-    for folder in ("model", "golden"):
+    model, tokenizer = _folders(target.surface)
+    for folder in (model, "golden"):
         (content / folder).mkdir(parents=True)
     for file in artifact.files:
-        (content / "model" / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(artifact.directory / file, content / "model" / file)
-    has_tokenizer = _copy_tokenizer(quantized.source_directory, content / "tokenizer")
+        (content / model / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(artifact.directory / file, content / model / file)
+    has_tokenizer = _copy_tokenizer(quantized.source_directory, content / tokenizer)
+    if target.surface == "browser":
+        browser.write_configuration(artifact, content / tokenizer)
     (content / "golden" / "golden.json").write_text(golden.to_json(), encoding="utf-8")
     write_licence(quantized.source_directory, quantized.info.licence, name, directory)
     manifest = Manifest(
@@ -193,8 +197,9 @@ def _fill(
         surface=target.surface,
         format=artifact.format,
         root=root,
-        model=f"{prefix}model/{artifact.entry}",
-        tokenizer=f"{prefix}tokenizer" if has_tokenizer else None,
+        model=f"{prefix}{model}/{artifact.entry}",
+        variants=tuple(dataclasses.replace(one, entry=f"{prefix}{model}/{one.entry}") for one in artifact.variants),
+        tokenizer=f"{prefix}{tokenizer}" if has_tokenizer else None,
         golden=f"{prefix}golden/golden.json",
         interface=artifact.interface,
         weights_digest=artifact.weights_digest,
@@ -216,6 +221,8 @@ def _runtime(format: Format, target: TargetProfile) -> RuntimeSettings:
             name, version = "executorch", installed_version("executorch")
         case "coreml":  # the system's own: what can be named is the package that wrote the model
             name, version = "Core ML", installed_version("coremltools")
+        case "transformersjs":
+            name, version = "onnxruntime-web", package_version("onnxruntime-web")
         case _:
             assert_never(format)
     return RuntimeSettings(name=name, version=version, threads=target.threads, accuracy_level=target.accuracy_level)
@@ -229,7 +236,14 @@ def _root(surface: Surface, name: str) -> str:
             return android.root(name)
         case "edge":
             return edge.ROOT
+        case "browser":
+            return browser.ROOT
     assert_never(surface)
+
+
+def _folders(surface: Surface) -> tuple[str, str]:
+    """Where the model's and the tokenizer's files are below the root."""
+    return (browser.MODEL_FOLDER, ".") if surface == "browser" else ("model", "tokenizer")
 
 
 def _write_surface(manifest: Manifest, directory: Path) -> None:
@@ -240,13 +254,15 @@ def _write_surface(manifest: Manifest, directory: Path) -> None:
             android.write(manifest, directory)
         case "edge":
             edge.write(manifest, directory)
+        case "browser":
+            browser.write(manifest, directory)
         case _:
             assert_never(manifest.surface)
 
 
 def _copy_tokenizer(source: Path, destination: Path) -> bool:
     """Copy tokenizer and configuration files; whether there was a `tokenizer.json`."""
-    destination.mkdir(parents=True)
+    destination.mkdir(parents=True, exist_ok=True)
     for pattern in _TOKENIZER_FILES:
         for path in sorted(source.glob(pattern)):
             shutil.copyfile(path, destination / path.name)

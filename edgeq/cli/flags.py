@@ -84,4 +84,7 @@ OutputOrName = Annotated[
 ]
 NoValidate = Annotated[bool, Option("--no-validate", help="Do not run the bundle: no verdict.")]
 Force = Annotated[bool, Option("--force", help="Replace an existing output.")]
+InstallBrowser = Annotated[
+    bool, Option("--install-browser", help="First fetch the npm packages that browser bundles are judged with.")
+]
 Json = Annotated[bool, Option("--json", help="Print JSON, and nothing else, on stdout.")]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeq.cli import flags, plan, show
+from edgeq.cli import compare, flags, plan, serve, show
 from edgeq.cli.settings import Settings, override, read_settings
 from edgeq.cli.watch import watching
 from edgeq.core.report import Report, Verdict
@@ -170,6 +170,8 @@ def validate(
 
 
 app.command()(plan.plan)
+app.command()(compare.compare)
+app.command()(serve.serve)
 
 
 @app.command()
@@ -222,11 +224,14 @@ def run(
 
 
 @app.command()
-def doctor(json: flags.Json = False) -> int:
+def doctor(install_browser: flags.InstallBrowser = False, json: flags.Json = False) -> int:
     """Say what this machine can do, what is missing, and how to get it."""
-    from edgeq.doctor import examine
+    from edgeq import doctor as machine
 
-    diagnosis = examine()
+    if install_browser:
+        with watching() as progress:
+            machine.install_browser(progress)
+    diagnosis = machine.examine()
     show.facts(diagnosis, json=json)
     return EXIT_RUNTIME_UNAVAILABLE if diagnosis.missing else EXIT_DONE
 

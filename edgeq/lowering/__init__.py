@@ -28,4 +28,8 @@ def lower(
             from edgeq.lowering.coreml.lowering import lower as lower_coreml
 
             return lower_coreml(store, target, directory, progress)
+        case "transformersjs":
+            from edgeq.lowering.transformersjs.lowering import lower as lower_transformersjs
+
+            return lower_transformersjs(store, target, directory, progress)
     assert_never(format)

@@ -152,15 +152,30 @@ class _LanguageModel(nn.Module):
         return logits if "logits_to_keep" in self.accepted else logits[:, kept_positions]
 
 
-def capture(info: ModelInfo, directory: Path, context_length: int) -> CapturedModel:
-    """Trace the model in `directory` for its task. Raises UnsupportedModelError where torch cannot trace it."""
+class _SentenceAndTokens(SentenceEmbedding):
+    """The sentence embedding, and the token vectors that it was pooled from."""
+
+    def forward(  # type: ignore[override]
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = self.token_vectors(input_ids, attention_mask, token_type_ids)
+        return self.embedding(hidden, attention_mask), hidden
+
+
+def capture(info: ModelInfo, directory: Path, context_length: int, *, token_vectors: bool = False) -> CapturedModel:
+    """Trace the model in `directory` for its task. With `token_vectors`, an encoder that pools gives those as well.
+
+    Raises UnsupportedModelError where torch cannot trace it.
+    """
     try:
-        return _capture(info, directory, context_length, plain=False)
+        return _capture(info, directory, context_length, plain=False, token_vectors=token_vectors)
     except (_NeedsPlainCaptureError, UnsupportedModelError):
-        return _capture(info, directory, context_length, plain=True)
+        return _capture(info, directory, context_length, plain=True, token_vectors=token_vectors)
 
 
-def _capture(info: ModelInfo, directory: Path, context_length: int, *, plain: bool) -> CapturedModel:
+def _capture(
+    info: ModelInfo, directory: Path, context_length: int, *, plain: bool, token_vectors: bool
+) -> CapturedModel:
     attended_layers: set[int] = set()
     updated_layers: set[int] = set()
     with _attention_interface(attended_layers), torch.no_grad():
@@ -169,7 +184,7 @@ def _capture(info: ModelInfo, directory: Path, context_length: int, *, plain: bo
             model = build_module(directory, info.task, device="cpu", attn_implementation=implementation)
         with patched(model, context_length) as patches:
             buffers = {name: buffer for name, buffer in model.named_buffers() if buffer is not None}
-            wrapper, inputs = _wrapped(info, model, updated_layers, plain=plain)
+            wrapper, inputs = _wrapped(info, model, updated_layers, plain=plain, token_vectors=token_vectors)
             fake_mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
             program = _export(wrapper, inputs, fake_mode)
     cached = updated_layers if info.task == "text-generation" else attended_layers
@@ -187,7 +202,7 @@ def _capture(info: ModelInfo, directory: Path, context_length: int, *, plain: bo
 
 
 def _wrapped(
-    info: ModelInfo, model: nn.Module, updated_layers: set[int], *, plain: bool
+    info: ModelInfo, model: nn.Module, updated_layers: set[int], *, plain: bool, token_vectors: bool
 ) -> tuple[nn.Module, dict[str, tuple[int, ...]]]:
     """The module to trace, and its inputs as name -> example shape; every axis is dynamic."""
     if info.task == "text-generation":
@@ -196,7 +211,8 @@ def _wrapped(
             "position_ids": (2, 8),
             "kept_positions": (5,),
         }
-    wrapper = SentenceEmbedding(model, info.pooling, info.normalize)
+    both = token_vectors and info.pooling != "none"
+    wrapper = (_SentenceAndTokens if both else SentenceEmbedding)(model, info.pooling, info.normalize)
     accepted = inspect.signature(model.forward).parameters
     names = ["input_ids", "attention_mask"] + (["token_type_ids"] if "token_type_ids" in accepted else [])
     return wrapper, dict.fromkeys(names, (2, 8))

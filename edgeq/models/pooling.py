@@ -25,8 +25,18 @@ class SentenceEmbedding(nn.Module):
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
     ) -> torch.Tensor:
+        return self.embedding(self.token_vectors(input_ids, attention_mask, token_type_ids), attention_mask)
+
+    def token_vectors(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        """What the encoder says of each token, `[batch, sequence, dimension]`."""
         extra = {"token_type_ids": token_type_ids} if self.takes_token_types and token_type_ids is not None else {}
-        hidden = self.model(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
+        hidden: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
+        return hidden
+
+    def embedding(self, hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Token vectors to what `forward` gives."""
         pooled = pool(hidden, attention_mask, self.pooling)
         return nn.functional.normalize(pooled, p=2.0, dim=-1) if self.normalize else pooled
 

@@ -7,32 +7,32 @@ from collections.abc import Sequence
 from edgeq.core.report import Report, Verdict
 from edgeq.reports import figures
 
-_MARKS = {Verdict.PASSED: "✅", Verdict.FAILED: "❌", Verdict.NOT_VALIDATED: "⚠️"}
+MARKS = {Verdict.PASSED: "✅", Verdict.FAILED: "❌", Verdict.NOT_VALIDATED: "⚠️"}
 
 
 def report_to_markdown(report: Report) -> str:
     """The whole report but the list of files; a few kilobytes."""
-    mark = f"{_MARKS[report.verdict]} {figures.VERDICT_WORDS[report.verdict]}"
+    mark = f"{MARKS[report.verdict]} {figures.VERDICT_WORDS[report.verdict]}"
     reason = f": {report.reason}" if report.reason else ""
     sections = [
-        f"# {_text(report.model.source)} for {_text(report.target)}",
-        f"**{mark}**{_text(reason)}",
-        _table(("", ""), _facts(report)),
+        f"# {as_text(report.model.source)} for {as_text(report.target)}",
+        f"**{mark}**{as_text(reason)}",
+        markdown_table(("", ""), _facts(report)),
     ]
     sections += _drift(report)
     sections += _backends(report)
     if report.gates:
         rows = [
-            (f"`{gate.name}`", *figures.gate_cells(gate)[:2], f"{_MARKS[gate.verdict]} {_text(gate.reason)}".strip())
+            (f"`{gate.name}`", *figures.gate_cells(gate)[:2], f"{MARKS[gate.verdict]} {as_text(gate.reason)}".strip())
             for gate in report.gates
         ]
-        sections += ["## Gates", _table(("gate", "value", "limit", "verdict"), rows, right=(1, 2))]
+        sections += ["## Gates", markdown_table(("gate", "value", "limit", "verdict"), rows, right=(1, 2))]
     if report.notes:
-        sections += ["## Notes", "\n".join(f"- {_text(note)}" for note in report.notes)]
+        sections += ["## Notes", "\n".join(f"- {as_text(note)}" for note in report.notes)]
     environment = report.environment
     sections.append(
         f"edgeq {report.edgeq_version}, {environment.runtime} {environment.runtime_version}, "
-        f"Python {environment.python}, {_text(environment.platform)}"
+        f"Python {environment.python}, {as_text(environment.platform)}"
     )
     return "\n\n".join(sections) + "\n"
 
@@ -40,7 +40,7 @@ def report_to_markdown(report: Report) -> str:
 def _facts(report: Report) -> list[tuple[str, str]]:
     model, weights, memory = report.model, report.weights, report.memory
     facts = [
-        ("model", f"{_text(model.architecture)}, {model.parameters:,} parameters, {model.task}"),
+        ("model", f"{as_text(model.architecture)}, {model.parameters:,} parameters, {model.task}"),
         ("revision", f"`{model.revision}`"),
         ("recipe", figures.recipe(report)),
         ("weights", f"{figures.size_change(report)}, {weights.bits_per_weight:.2f} bits per weight"),
@@ -51,7 +51,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     if memory is not None:
         facts.append(("process memory", figures.process(report).removeprefix("process ")))
     if memory is not None and memory.phases:
-        phases = ", ".join(f"{_text(name)} {figures.size(count)}" for name, count in memory.phases.items())
+        phases = ", ".join(f"{as_text(name)} {figures.size(count)}" for name, count in memory.phases.items())
         facts.append(("memory by phase", phases))
     return [*facts, ("speed", figures.speed(report.speed))]
 
@@ -59,7 +59,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
 def _memory(report: Report) -> str:
     if report.memory is None:
         return "not measured"
-    backend = _text(report.memory.backend)
+    backend = as_text(report.memory.backend)
     return f"{figures.memory(report)[1]}, anonymous + shared + swap, limited by {backend}"
 
 
@@ -71,7 +71,7 @@ def _drift(report: Report) -> list[str]:
     rows = [(f"{row[0]}: {words[row[0]]}", *row[1:]) for row in drift.rows]
     return [
         "## Drift",
-        _table(drift.columns, rows, right=range(1, len(drift.columns))),
+        markdown_table(drift.columns, rows, right=range(1, len(drift.columns))),
         f"Measured {_measured(report)}.",
     ]
 
@@ -80,8 +80,8 @@ def _backends(report: Report) -> list[str]:
     backends = figures.backends(report)
     if backends is None:
         return []
-    lines = "\n".join(f"- {_text(line)}" for line in figures.backend_facts(report))
-    table = _table(backends.columns, backends.rows, right=range(1, len(backends.columns) - 1))
+    lines = "\n".join(f"- {as_text(line)}" for line in figures.backend_facts(report))
+    table = markdown_table(backends.columns, backends.rows, right=range(1, len(backends.columns) - 1))
     return ["## Runs", table, figures.backend_columns(report) + ".", *([lines] if lines else [])]
 
 
@@ -90,13 +90,14 @@ def _measured(report: Report) -> str:
     return f"as {sample}" if sample.startswith("KL") else sample
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """A table; `right` are the columns of numbers."""
     align = ["---:" if index in right else "---" for index in range(len(columns))]
     lines = [columns, align, *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _text(value: str) -> str:
+def as_text(value: str) -> str:
     """Text from outside as one line that Markdown does not take for markup."""
     line = " ".join(value.split())
     for character in "\\`*_[]<>":

@@ -112,6 +112,17 @@ FORMATS: dict[Format, FormatGrid] = {
         held_bytes=_executorch_bytes,
         distributions=("executorch", "torchao"),
     ),
+    # One store serves a float32 and a float16 graph, so float32 scales too are numbers that float16 holds. WebGPU's
+    # products of int8 activations take groups that 32 divides, its tiled ones of float activations 32 only.
+    "transformersjs": FormatGrid(
+        scale_dtype="float16",
+        group_sizes={2: 32, 3: 32, 4: 32, 8: 32},
+        symmetric_from=None,
+        signed_scales=True,
+        has_codebooks=False,
+        held_bytes=_onnx_bytes,
+        distributions=(),
+    ),
     # Core ML computes in float16.
     "coreml": FormatGrid(
         scale_dtype="float16",

@@ -11,13 +11,23 @@ from datetime import date
 from pathlib import Path
 from typing import Any, get_args
 
-from edgeq.core.target import ComputeUnit, Confidence, Format, Provenance, Surface, TargetProfile
+from edgeq.core.target import (
+    ComputeUnit,
+    Confidence,
+    ExecutionProvider,
+    Format,
+    Provenance,
+    Surface,
+    TargetProfile,
+)
 from edgeq.errors import UnknownNameError, UsageError
 
 NUMBERS = (
     "memory_limit_mib",
     "memory_reserve_mib",
     "bundle_limit_mib",
+    "file_limit_mib",
+    "buffer_limit_mib",
     "threads",
     "context_length",
     "accuracy_level",
@@ -25,13 +35,15 @@ NUMBERS = (
 """The fields that need a `[provenance.NAME]` table wherever they are set."""
 
 ALL_FORMATS = "all"
-_OPTIONAL = ("bundle_limit_mib", "compute_unit", "increased_memory_limit")
-_KEYS = ("description", "surface", "formats", *NUMBERS, "compute_unit", "increased_memory_limit")
+_CHOICES = ("compute_unit", "execution_providers", "increased_memory_limit")
+_OPTIONAL = ("bundle_limit_mib", "file_limit_mib", "buffer_limit_mib", *_CHOICES)
+_KEYS = ("description", "surface", "formats", *NUMBERS, *_CHOICES)
 _ACCURACY_LEVELS = (1, 4)
 _SURFACE_FORMATS: dict[Surface, tuple[Format, ...]] = {
     "android": ("onnx", "executorch"),
     "edge": ("onnx",),
     "ios": ("coreml", "executorch"),
+    "browser": ("transformersjs",),
 }
 """What each surface has a bundle for."""
 
@@ -172,6 +184,7 @@ def _build(name: str, settings: dict[str, Any], path: Path) -> TargetProfile:
         raise UsageError(f"{path.name}: description must be a string.", remedy="Say what the device class is.")
     _choice(settings["surface"], get_args(Surface), f"{path.name}: surface")
     numbers = _numbers(settings, path)
+    _only_for_browsers(settings, path)
     return TargetProfile(
         name=name,
         description=description,
@@ -184,6 +197,9 @@ def _build(name: str, settings: dict[str, Any], path: Path) -> TargetProfile:
         context_length=numbers["context_length"],
         accuracy_level=numbers["accuracy_level"],
         compute_unit=_compute_unit(settings.get("compute_unit", "cpu"), path),
+        execution_providers=_providers(settings.get("execution_providers"), settings["surface"], path),
+        file_limit_mib=numbers.get("file_limit_mib"),
+        buffer_limit_mib=numbers.get("buffer_limit_mib"),
         increased_memory_limit=_entitlement(settings.get("increased_memory_limit", False), settings["surface"], path),
         provenance=settings["provenance"],
     )
@@ -199,6 +215,14 @@ def _numbers(settings: dict[str, Any], path: Path) -> dict[str, int]:
             remedy="Lower the reserve: it is what the app needs beside the model.",
         )
     return numbers
+
+
+def _only_for_browsers(settings: dict[str, Any], path: Path) -> None:
+    for key in ("file_limit_mib", "buffer_limit_mib"):
+        if key in settings and settings["surface"] != "browser":
+            raise UsageError(
+                f"{path.name}: {key} is a limit of browsers, not of {settings['surface']}.", remedy="Remove it."
+            )
 
 
 def _formats(formats: object, surface: Surface, path: Path) -> tuple[Format, ...]:
@@ -218,6 +242,23 @@ def _compute_unit(value: object, path: Path) -> ComputeUnit:
     _choice(value, get_args(ComputeUnit), f"{path.name}: compute_unit")
     unit: ComputeUnit = value  # type: ignore[assignment]
     return unit
+
+
+def _providers(value: object, surface: Surface, path: Path) -> tuple[ExecutionProvider, ...]:
+    if value is None and surface != "browser":
+        return ()
+    if surface != "browser":
+        raise UsageError(
+            f"{path.name}: execution_providers are those of browsers, not of {surface}.", remedy="Remove them."
+        )
+    if not isinstance(value, list) or not value or any(value.count(item) > 1 for item in value):
+        raise UsageError(
+            f"{path.name}: execution_providers must be a list without repeats, and a browser has some.",
+            remedy='Write execution_providers = ["wasm", "webgpu"].',
+        )
+    for item in value:
+        _choice(item, get_args(ExecutionProvider), f"{path.name}: execution_providers")
+    return tuple(value)
 
 
 def _entitlement(value: object, surface: Surface, path: Path) -> bool:

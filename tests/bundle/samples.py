@@ -16,7 +16,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from edgeq.bundle.golden import Golden, build_golden, text_decoder
 from edgeq.bundle.seal import seal
 from edgeq.bundle.stage import StagedBundle, stage
-from edgeq.core.artifact import Artifact, Interface, WeightLocation
+from edgeq.core.artifact import Artifact, Interface, Variant, WeightLocation
 from edgeq.core.model import ModelInfo
 from edgeq.core.target import Format, Provenance, Surface, TargetProfile
 from edgeq.reports.json import report_to_json
@@ -52,6 +52,7 @@ FORMATS: dict[Surface, tuple[Format, ...]] = {
     "android": ("onnx", "executorch"),
     "edge": ("onnx",),
     "ios": ("coreml", "executorch"),
+    "browser": ("transformersjs",),
 }
 INPUTS: dict[Format, tuple[str, ...]] = {
     "executorch": ("tokens", "input_pos"),
@@ -59,10 +60,21 @@ INPUTS: dict[Format, tuple[str, ...]] = {
 }
 FILES: dict[Format, tuple[str, ...]] = {
     "onnx": ("model.onnx", "model.onnx_data"),
+    "transformersjs": ("model_q4.onnx", "model_q4.onnx_data", "model_q4f16.onnx", "model_q4f16.onnx_data"),
     "executorch": ("model.pte",),
     "coreml": ("model.mlpackage/Manifest.json", "model.mlpackage/Data/com.apple.CoreML/weights/weight.bin"),
 }
-ENTRIES: dict[Format, str] = {"onnx": "model.onnx", "executorch": "model.pte", "coreml": "model.mlpackage"}
+ENTRIES: dict[Format, str] = {
+    "onnx": "model.onnx",
+    "executorch": "model.pte",
+    "coreml": "model.mlpackage",
+    "transformersjs": "model_q4.onnx",
+}
+VARIANTS = (
+    Variant(dtype="q4", entry="model_q4.onnx", float_dtype="float32"),
+    Variant(dtype="q4f16", entry="model_q4f16.onnx", float_dtype="float16"),
+)
+"""Of the samples both compute in float32."""
 
 
 def profile(surface: Surface = "android", accuracy_level: int = 4) -> TargetProfile:
@@ -78,6 +90,7 @@ def profile(surface: Surface = "android", accuracy_level: int = 4) -> TargetProf
         context_length=64,
         accuracy_level=accuracy_level,
         compute_unit="gpu" if surface == "ios" else "cpu",
+        execution_providers=("wasm", "webgpu") if surface == "browser" else (),
         provenance={"memory_limit_mib": Provenance(source="a test", source_date="2026-11-23", confidence="estimated")},
     )
 
@@ -126,8 +139,8 @@ def encoder_interface() -> Interface:
     )
 
 
-def write_generator(directory: Path) -> None:
-    """The bigram table as an ONNX model with a cache, its weights in `model.onnx_data`."""
+def write_generator(directory: Path, name: str = "model.onnx") -> None:
+    """The bigram table as an ONNX model with a cache, its weights in a file beside it."""
     cache: list[str | int | None] = ["batch_size", HEADS, "past_sequence_length", SIZE]
     longer: list[str | int | None] = ["batch_size", HEADS, "total_sequence_length", SIZE]
     nodes = [
@@ -165,10 +178,10 @@ def write_generator(directory: Path) -> None:
         [numpy_helper.from_array(bigram_table(), "table")]
         + [numpy_helper.from_array(value.astype(np.int64), name) for name, value in constants.items()],
     )
-    _save(graph, directory)
+    _save(graph, directory, name)
 
 
-def write_encoder(directory: Path) -> None:
+def write_encoder(directory: Path, name: str = "model.onnx") -> None:
     """Mean of table rows as an ONNX model."""
     nodes = [
         helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
@@ -184,16 +197,16 @@ def write_encoder(directory: Path) -> None:
         [helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["batch_size", len(WORDS)])],
         [numpy_helper.from_array(bigram_table(), "table"), numpy_helper.from_array(np.array([1]), "one")],
     )
-    _save(graph, directory)
+    _save(graph, directory, name)
 
 
-def _save(graph: onnx.GraphProto, directory: Path) -> None:
+def _save(graph: onnx.GraphProto, directory: Path, name: str) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
     onnx.save_model(
         model,
-        str(directory / "model.onnx"),
+        str(directory / name),
         save_as_external_data=True,
-        location="model.onnx_data",
+        location=f"{name}_data",
         size_threshold=100,
     )
 
@@ -205,7 +218,8 @@ def write_source(directory: Path, *, licence: str | None = "Do what you like.\n"
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.save(str(directory / "tokenizer.json"))
     (directory / "tokenizer_config.json").write_text("{}\n")
-    (directory / "config.json").write_text('{"model_type": "bigram"}\n')
+    # transformers.js has no bigrams, but models of this type with as many layers look the same from outside.
+    (directory / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 1}\n')
     (directory / "model.safetensors").write_bytes(b"must not be shipped")
     if licence is not None:
         (directory / "LICENSE.txt").write_text(licence)
@@ -251,9 +265,10 @@ def staged_bundle(
 ) -> StagedBundle:
     """A staged bundle of the bigram model, or of the word encoder where `interface` is its.
 
-    Only an ONNX model can be run: those of other formats are files with a few bytes.
+    ONNX models can be run: those of other formats are files with a few bytes.
     """
-    interface = interface or (generator_interface() if format == "onnx" else stateful_interface(format))
+    is_run = format in ("onnx", "transformersjs")
+    interface = interface or (generator_interface() if is_run else stateful_interface(format))
     artifact_directory = work / "artifact"
     artifact_directory.mkdir(parents=True, exist_ok=True)
     write_source(work / "source", licence=licence)
@@ -267,6 +282,7 @@ def staged_bundle(
             interface=interface,
             weights_digest=DIGEST,
             weights={"table": LOCATION},
+            variants=VARIANTS if format == "transformersjs" else (),
         ),
         FakeQuantized(info=dataclasses.replace(info(), task=interface.task), source_directory=work / "source"),
         target or profile(surface),
@@ -277,10 +293,10 @@ def staged_bundle(
 
 
 def _write_model(directory: Path, format: Format, interface: Interface) -> None:
-    if format == "onnx" and interface.task == "text-generation":
-        write_generator(directory)
-    elif format == "onnx":
-        write_encoder(directory)
+    if format in ("onnx", "transformersjs"):
+        write = write_generator if interface.task == "text-generation" else write_encoder
+        for name in [name for name in FILES[format] if name.endswith(".onnx")]:
+            write(directory, name)
     else:
         for index, name in enumerate(FILES[format]):
             (directory / name).parent.mkdir(parents=True, exist_ok=True)

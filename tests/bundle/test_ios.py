@@ -146,5 +146,5 @@ def test_inputs_that_the_sample_does_not_feed_are_refused(tmp_path: Path, format
 
 def test_formats_of_other_surfaces_are_refused(tmp_path: Path) -> None:
     manifest, _ = ios_bundle(tmp_path, "executorch")
-    with pytest.raises(InternalError, match="no iOS sample for ONNX"):
+    with pytest.raises(InternalError, match="no iOS sample for onnx"):
         ios.write(dataclasses.replace(manifest, format="onnx"), tmp_path)

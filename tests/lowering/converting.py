@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from edgeq.core.model import Task
 from edgeq.core.scheme import Scheme
 from edgeq.lowering.capture import CapturedModel
 from edgeq.lowering.onnx.external_data import ExternalData
-from edgeq.lowering.onnx.graph import DTYPES, MICROSOFT, GraphBuilder
-from edgeq.lowering.onnx.lowering import CONVERTERS, IR_VERSION, OPSET
+from edgeq.lowering.onnx.graph import MICROSOFT, GraphBuilder
+from edgeq.lowering.onnx.model import CONVERTERS, IR_VERSION, OPSET
 from edgeq.lowering.onnx.signature import Signature
 from edgeq.lowering.onnx.translator import Translator, decompose_unsupported
 from edgeq.lowering.onnx.weights import Weights
@@ -116,8 +116,11 @@ class Converted:
     module: nn.Module
 
     def run(self, tensors: list[torch.Tensor]) -> list[Array]:
-        names = [given.name for given in self.session.get_inputs()]
-        by_position = {n: t.numpy() for n, t in zip(names, tensors, strict=True)}
+        types = ("tensor(float16)", torch.float32, torch.float16)
+        by_position = {
+            given.name: (t.to(types[2]) if (given.type, t.dtype) == types[:2] else t).numpy()
+            for given, t in zip(self.session.get_inputs(), tensors, strict=True)
+        }
         outputs: list[Array] = self.session.run(None, by_position)
         return outputs
 
@@ -185,26 +188,36 @@ class Translation:
 
 
 def translate(
-    program: ExportedProgram, module: nn.Module, case: Case, directory: Path, task: Task = "feature-extraction"
+    program: ExportedProgram,
+    module: nn.Module,
+    case: Case,
+    directory: Path,
+    task: Task = "feature-extraction",
+    *,
+    half: bool = False,
+    web: bool = False,
 ) -> Translation:
     """What `lower` does with a captured model. An encoder's inputs are those of the case."""
     captured = captured_from(decompose_unsupported(program, CONVERTERS), case.tables)
-    store = MemoryStore(module, case.schemes, task)
+    schemes = {name: replace(scheme, scale_dtype="float16") for name, scheme in case.schemes.items()}
+    store = MemoryStore(module, schemes if half else case.schemes, task)
     data = ExternalData(directory)
-    signature = Signature(store.info, GraphBuilder(), captured.tables)
+    builder = GraphBuilder(half=half, web=web)
+    signature = Signature(store.info, builder, captured.tables)
     if task == "feature-extraction":
         for name, given in zip(captured.program.graph_signature.user_inputs, case.inputs, strict=True):
-            signature.declare(str(name), list(given.shape), DTYPES[given.dtype])
-    translator = Translator(captured, Weights(store.as_store, data, 1), signature, CONVERTERS)
+            signature.declare(str(name), list(given.shape), builder.type_of(given.dtype))
+    weights = Weights(store.as_store, data, 1, half=half)
+    translator = Translator(captured, weights, signature, CONVERTERS)
     return Translation(signature, translator, data, store, translator.run())
 
 
-def convert(case: Case, directory: Path) -> Converted:
+def convert(case: Case, directory: Path, *, half: bool = False, web: bool = False) -> Converted:
     """Export, translate, save into `directory`, open."""
     module = case.module if isinstance(case.module, nn.Module) else Function(case.module)
     randomize(module.eval())
     program = export(module, case.inputs, make_inputs(case, TRACED))
-    translation = translate(program, module, case, directory)
+    translation = translate(program, module, case, directory, half=half, web=web)
     path = translation.save(directory)
     with torch.no_grad():
         for name, parameter in module.named_parameters():

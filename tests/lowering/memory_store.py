@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -74,7 +75,10 @@ class MemoryStore:
 
     def quantized(self, name: str) -> QuantizedTensor:
         matrix = self.values[name] if self.info.weights[name].input_axis == 1 else self.values[name].T
-        return round_to_nearest(np.ascontiguousarray(matrix), self.schemes[name])
+        tensor = round_to_nearest(np.ascontiguousarray(matrix), self.schemes[name])
+        if tensor.scheme.scale_dtype == "float32":
+            return tensor
+        return replace(tensor, scales=tensor.scales.astype(np.float16).astype(np.float32))
 
     def packed(self, name: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any] | None]:
         arrays = encode_quantized(name, self.quantized(name)).arrays

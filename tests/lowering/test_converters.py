@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgeq.lowering import operators
-from edgeq.lowering.onnx.lowering import CONVERTERS
+from edgeq.lowering.onnx.model import CONVERTERS
 from tests.lowering import attention_cases, elementwise_cases, neural_cases, reduction_cases, shape_cases
 from tests.lowering.converting import OTHER, TRACED, Case, convert, make_inputs
 

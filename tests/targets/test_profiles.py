@@ -22,6 +22,8 @@ BUILT_IN = (
     "android-8gb",
     "android-12gb",
     "android-16gb",
+    "browser",
+    "browser-mobile",
     "edge",
     "ios",
     "ios-4gb",
@@ -89,6 +91,53 @@ def test_ios_limits_are_estimates_under_what_was_reported(memory: int) -> None:
         assert profile.surface == "ios"
         assert profile.compute_unit == "gpu"
     assert (plain.increased_memory_limit, entitled.increased_memory_limit) == (False, True)
+
+
+def test_browsers_have_providers_and_limits_of_their_own() -> None:
+    desktop, mobile = load_profile("browser"), load_profile("browser-mobile")
+    for profile in (desktop, mobile):
+        assert (profile.surface, profile.formats) == ("browser", ("transformersjs",))
+        assert profile.execution_providers == ("wasm", "webgpu")
+        assert (profile.accuracy_level, profile.context_length) == (4, 2048)
+        assert profile.file_limit_mib is not None
+        assert profile.file_limit_mib << 20 < 0x7FE00000  # what an ArrayBuffer of Chrome holds
+    assert (desktop.memory_limit_mib, desktop.threads) == (4096, 4)
+    assert (mobile.memory_limit_mib, mobile.threads) == (1200, 2)
+    assert (mobile.file_limit_mib, mobile.buffer_limit_mib) == (512, 128)
+    assert load_profile("edge").execution_providers == ()
+
+
+@pytest.mark.parametrize(
+    ("base", "line", "message"),
+    [
+        ("android-8gb", 'execution_providers = ["wasm"]', "are those of browsers, not of android"),
+        ("browser", "execution_providers = []", "a list without repeats"),
+        ("browser", 'execution_providers = "wasm"', "a list without repeats"),
+        ("browser", 'execution_providers = ["wasm", "wasm"]', "a list without repeats"),
+        ("browser", 'execution_providers = ["wasm", "webgl"]', "'webgl' is unknown"),
+        ("browser", 'formats = ["onnx"]', "the surface browser takes no format 'onnx'"),
+        ("browser", "file_limit_mib = 100", "without saying where"),
+    ],
+)
+def test_what_only_browsers_have_is_checked(tmp_path: Path, base: str, line: str, message: str) -> None:
+    own = OWN.replace("android-8gb", base).replace("memory_limit_mib = 1500", f"memory_limit_mib = 1500\n{line}")
+    with pytest.raises(UsageError, match=message):
+        load_profile(write(tmp_path, own))
+
+
+@pytest.mark.parametrize("key", ["file_limit_mib", "buffer_limit_mib"])
+def test_a_device_has_no_limits_of_browsers(tmp_path: Path, key: str) -> None:
+    own = OWN.replace("memory_limit_mib", key)
+    with pytest.raises(UsageError, match=f"{key} is a limit of browsers, not of android"):
+        load_profile(write(tmp_path, own))
+    profile = load_profile(write(tmp_path, own.replace("android-8gb", "browser")))
+    assert getattr(profile, key) == 1500
+
+
+def test_a_browser_needs_providers(tmp_path: Path) -> None:
+    text = (profile_dir() / "browser.toml").read_text().replace('execution_providers = ["wasm", "webgpu"]\n', "")
+    with pytest.raises(UsageError, match="a list without repeats, and a browser has some"):
+        load_profile(write(tmp_path, text))
 
 
 def test_android_takes_both_formats_and_onnx_first() -> None:

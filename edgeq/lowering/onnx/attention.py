@@ -13,6 +13,7 @@ from edgeq.lowering import operators
 from edgeq.lowering.onnx.graph import MICROSOFT
 from edgeq.lowering.onnx.neural import packed_linear
 from edgeq.lowering.onnx.translator import Converter, Translator, arguments, option, tensor
+from edgeq.lowering.onnx.web import capped_attention
 
 aten = torch.ops.aten
 ROTARY_MULTIPLE = 16
@@ -20,12 +21,15 @@ ROTARY_MULTIPLE = 16
 
 
 def _attention(t: Translator, node: fx.Node) -> ir.Value:
-    causal = arguments(node)[8]
-    output = _group_query(t, node) if causal else _bidirectional(t, node)
+    *_, softcap, causal = arguments(node)
+    if causal and softcap and t.graph.web:
+        output = capped_attention(t, node)
+    else:
+        output = _group_query(t, node) if causal else _bidirectional(t, node)
     size = tensor(node).shape[2:]
     shape = tensor(node).shape
     output.shape = ir.Shape([None, None, int(size[0]) * int(size[1])])
-    output.type = ir.TensorType(ir.DataType.FLOAT)
+    output.type = ir.TensorType(t.graph.float_type)
     heads = t.reshape(output, (shape[0], shape[1], 0), shape, ())
     t.flat[heads] = output
     return heads
@@ -78,11 +82,12 @@ def _bidirectional(t: Translator, node: fx.Node) -> ir.Value:
     flat = [_flat(t, x) for x in (query, key, value)]
     if kv_heads != heads:
         flat[1:] = [_repeated_heads(t, x, f, heads // kv_heads) for x, f in zip((key, value), flat[1:], strict=True)]
+    mask = [None, t.signature.attention_bias()] if t.graph.web else [t.signature.key_padding_mask()]
     return t.graph.op(
         "MultiHeadAttention",
         *flat,
         None,
-        t.signature.key_padding_mask(),
+        *mask,
         attributes={"num_heads": heads, "scale": float(scale)},
         domain=MICROSOFT,
     )

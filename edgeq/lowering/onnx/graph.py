@@ -22,16 +22,32 @@ DTYPES = {
     torch.uint8: ir.DataType.UINT8,
     torch.bool: ir.DataType.BOOL,
 }
+LARGEST_HALF, SMALLEST_HALF = np.float32(65504), np.float32(2.0**-24)
 
 
 class GraphBuilder:
-    """Nodes in order, and the small constants that are stored inside the model file."""
+    """Nodes in order, and the small constants that are stored inside the model file.
 
-    def __init__(self) -> None:
+    half: what is float32 in torch is float16 in the graph, except while `precise` is set. web: for ONNX Runtime's build
+    for browsers, which lacks some kernels.
+    """
+
+    def __init__(self, *, half: bool = False, web: bool = False) -> None:
+        self.half, self.web = half, web
+        self.precise = False
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
         self._constants: dict[tuple[bytes, str, tuple[int, ...]], ir.Value] = {}
         self.scope = ""
+
+    @property
+    def float_type(self) -> ir.DataType:
+        """What torch's float32 is in the graph now."""
+        return ir.DataType.FLOAT16 if self.half and not self.precise else ir.DataType.FLOAT
+
+    def type_of(self, dtype: torch.dtype) -> ir.DataType:
+        """What a torch dtype is in the graph now."""
+        return self.float_type if dtype == torch.float32 else DTYPES[dtype]
 
     def op(
         self,
@@ -62,7 +78,9 @@ class GraphBuilder:
         return tuple(node.outputs)
 
     def constant(self, array: npt.NDArray[np.generic], name: str | None = None) -> ir.Value:
-        """A constant inside the model file; equal constants are stored once."""
+        """A constant inside the model file, float32 as what it is in the graph; equal constants are stored once."""
+        if array.dtype == np.float32 and self.float_type == ir.DataType.FLOAT16:
+            array = halved(array)
         key = (array.tobytes(), str(array.dtype), array.shape)
         if key not in self._constants:
             tensor = ir.tensor(array, name=name or f"constant_{len(self._constants)}")
@@ -82,8 +100,18 @@ class GraphBuilder:
         return self.constant(np.array(number, dtype=DTYPES[dtype].numpy()))
 
     def cast(self, value: ir.Value, dtype: torch.dtype) -> ir.Value:
-        return self.op("Cast", value, attributes={"to": int(DTYPES[dtype])})
+        return self.op("Cast", value, attributes={"to": int(self.type_of(dtype))})
 
     def dimension(self, value: ir.Value, axis: int) -> ir.Value:
         """The length of one axis, int64 `[1]`."""
         return self.op("Shape", value, attributes={"start": axis, "end": axis + 1})
+
+
+def halved(array: npt.NDArray[np.generic]) -> npt.NDArray[np.float16]:
+    """float32 constants as float16: finite numbers stay finite, such as the minimum that masks add, and what is not
+    zero stays so, such as the epsilon that divisions are guarded with."""
+    values = array.astype(np.float32)
+    fitted = np.where(np.isinf(values), values, np.clip(values, -LARGEST_HALF, LARGEST_HALF))
+    is_lost = (values != 0) & (np.abs(values) < SMALLEST_HALF)
+    half: npt.NDArray[np.float16] = np.where(is_lost, np.copysign(SMALLEST_HALF, values), fitted).astype(np.float16)
+    return half

@@ -12,6 +12,7 @@ from edgeq.lowering import operators
 from edgeq.lowering.onnx.graph import MICROSOFT
 from edgeq.lowering.onnx.linears import LinearGroup
 from edgeq.lowering.onnx.translator import Converter, Translator, arguments, option, tensor
+from edgeq.lowering.onnx.web import look_up
 from edgeq.lowering.onnx.weights import Matrix, rows_name
 
 aten = torch.ops.aten
@@ -73,7 +74,7 @@ def _plus(t: Translator, product: ir.Value, bias: Any) -> ir.Value:  # noqa: ANN
 
 def _float_matrix(t: Translator, name: str, *, transposed: bool) -> ir.Value:
     value = t.weights.floating(name, transposed=transposed)
-    return value if value.dtype == ir.DataType.FLOAT else t.graph.cast(value, torch.float32)
+    return value if value.dtype == t.graph.float_type else t.graph.cast(value, torch.float32)
 
 
 def _addmm(t: Translator, node: fx.Node) -> ir.Value:
@@ -136,24 +137,26 @@ def _embedding(t: Translator, node: fx.Node) -> ir.Value:
     if name is None:
         return t.graph.op("Gather", t.value(table), t.value(ids))
     if t.weights.scheme(name) is None:
+        if t.graph.web:  # not every GPU reads float16
+            return t.graph.op("Gather", t.value(table), t.value(ids))
         rows = t.graph.op("Gather", t.weights.floating(name), t.value(ids))
-        return rows if t.weights.floating(name).dtype == ir.DataType.FLOAT else t.graph.cast(rows, torch.float32)
-    return _quantized_embedding(t, name, t.value(ids))
-
-
-def _quantized_embedding(t: Translator, name: str, ids: ir.Value) -> ir.Value:
-    """The table reads the same bytes as a tied head: `[rows, groups, bytes]` seen as `[rows, groups * bytes]`."""
+        return rows if t.weights.floating(name).dtype == t.graph.float_type else t.graph.cast(rows, torch.float32)
     matrix = t.weights.matrix((name,))
+    padded = look_up(t, matrix, ids) if t.graph.web else _gathered(t, matrix, t.value(ids))
+    if matrix.inputs % matrix.block == 0:
+        return padded
+    return t.graph.op("Slice", padded, t.graph.int64(0), t.graph.int64(matrix.inputs), t.graph.int64(-1))
+
+
+def _gathered(t: Translator, matrix: Matrix, ids: ir.Value) -> ir.Value:
+    """The table reads the same bytes as a tied head: `[rows, groups, bytes]` seen as `[rows, groups * bytes]`."""
     groups = -(-matrix.inputs // matrix.block)
     shape = (matrix.outputs, groups * matrix.block * matrix.bits // 8)
     rows = rows_name(str(matrix.codes.name))
     table = t.weights.data.values.get(rows) or t.weights.data.alias(rows, matrix.codes, shape)
     inputs = [table, ids, matrix.scales] + ([] if matrix.zero_points is None else [matrix.zero_points])
     attributes = {"bits": matrix.bits, "block_size": matrix.block, "gather_axis": 0, "quantize_axis": 1}
-    output = t.graph.op("GatherBlockQuantized", *inputs, attributes=attributes, domain=MICROSOFT)
-    if matrix.inputs == groups * matrix.block:
-        return output
-    return t.graph.op("Slice", output, t.graph.int64(0), t.graph.int64(matrix.inputs), t.graph.int64(-1))
+    return t.graph.op("GatherBlockQuantized", *inputs, attributes=attributes, domain=MICROSOFT)
 
 
 def _rms_norm(t: Translator, node: fx.Node) -> ir.Value:
@@ -180,7 +183,7 @@ def _after_residual(
     t: Translator, op_type: str, x: object, affine: list[ir.Value], attributes: dict[str, float]
 ) -> ir.Value | None:
     """A norm of `a + b` computes the sum as well: later readers of the sum take it from there."""
-    if not isinstance(x, fx.Node) or x.target != aten.add.Tensor or x.kwargs.get("alpha", 1) != 1:
+    if not isinstance(x, fx.Node) or x in t.precise or x.target != aten.add.Tensor or x.kwargs.get("alpha", 1) != 1:
         return None
     terms = x.args[:2]
     if not all(isinstance(a, fx.Node) and a.op == "call_function" and tensor(a).dim() == 3 for a in terms):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from edgeq.core.model import ModelInfo
 from edgeq.lowering.onnx.graph import GraphBuilder
 from edgeq.lowering.patches import Table
 
+LOWEST = float(np.finfo(np.float32).min)
 BATCH, SEQUENCE, PAST, TOTAL = "batch_size", "sequence_length", "past_sequence_length", "total_sequence_length"
 
 
@@ -30,7 +32,7 @@ class Signature:
         self._tables = tables
         self._rotary: dict[int, tuple[ir.Value, ir.Value]] = {}
         self._lengths: tuple[ir.Value, ir.Value] | None = None
-        self._mask: ir.Value | None = None
+        self._masks: dict[str, ir.Value] = {}
         if self.is_language_model:
             self._declare_language_model()
 
@@ -62,13 +64,13 @@ class Signature:
         self.inputs["kept_positions"] = graph.op("Range", start, scalar, one)
 
     def cache(self, layer: int, heads: int, key_size: int, value_size: int) -> tuple[ir.Value, ir.Value]:
-        """Past keys and values of a layer, float32 `[batch, heads, past, size]`."""
+        """Past keys and values of a layer, float `[batch, heads, past, size]`."""
         self.cache_shapes[layer] = (heads, key_size)
         self.caches[layer] = tuple(  # type: ignore[assignment]
             ir.Value(
                 name=f"past_key_values.{layer}.{part}",
                 shape=ir.Shape([BATCH, heads, PAST, size]),
-                type=ir.TensorType(ir.DataType.FLOAT),
+                type=ir.TensorType(self.graph.float_type),
             )
             for part, size in (("key", key_size), ("value", value_size))
         )
@@ -80,7 +82,7 @@ class Signature:
             output.name = f"present.{layer}.{part}"
             assert past.shape is not None  # noqa: S101 - declared with one
             output.shape = ir.Shape([BATCH, past.shape[1], TOTAL, past.shape[3]])
-            output.type = ir.TensorType(ir.DataType.FLOAT)
+            output.type = past.type
         self.presents[layer] = (key, value)
 
     def lengths(self) -> tuple[ir.Value, ir.Value]:
@@ -96,12 +98,49 @@ class Signature:
 
     def key_padding_mask(self) -> ir.Value:
         """MultiHeadAttention's mask: int32 `[batch, sequence]`, 1 where a position counts."""
-        if self._mask is None:
-            self._mask = self.graph.op("Cast", self.inputs["attention_mask"], attributes={"to": int(ir.DataType.INT32)})
-        return self._mask
+        if "padding" not in self._masks:
+            int32 = {"to": int(ir.DataType.INT32)}
+            self._masks["padding"] = self.graph.op("Cast", self.inputs["attention_mask"], attributes=int32)
+        return self._masks["padding"]
+
+    def attention_bias(self) -> ir.Value:
+        """The same as what is added to the scores, float `[batch, 1, sequence, sequence]`."""
+        if "every" not in self._masks:
+            graph, allowed = self.graph, self._allowed_keys()
+            length = graph.dimension(allowed, 3)
+            shape = graph.op("Concat", graph.int64(1, 1), length, graph.int64(1), attributes={"axis": 0})
+            self._masks["every"] = graph.op("Expand", self._added(allowed), shape)
+        return self._masks["every"]
+
+    def causal_bias(self, window: int) -> ir.Value:
+        """What is added to the scores of new tokens where a position sees the `window` last ones, or all before it for
+        0, and no padding: float `[batch, 1, sequence, total]`."""
+        name = f"causal {window}"
+        if name not in self._masks:
+            graph, one, axis = self.graph, self.graph.constant(np.array(1, dtype=np.int64)), self.graph.int64(-1)
+            allowed = self._allowed_keys()
+            total = graph.op("Squeeze", graph.dimension(self.inputs["attention_mask"], 1))
+            new = graph.op("Squeeze", graph.dimension(self.inputs["input_ids"], 1)) if self.is_language_model else total
+            keys = graph.op("Range", graph.constant(np.array(0, dtype=np.int64)), total, one)
+            queries = graph.op("Unsqueeze", graph.op("Range", graph.op("Sub", total, new), total, one), axis)
+            seen = graph.op("LessOrEqual", keys, queries)
+            if window:
+                oldest = graph.op("Sub", queries, graph.constant(np.array(window, dtype=np.int64)))
+                seen = graph.op("And", seen, graph.op("Greater", keys, oldest))
+            self._masks[name] = self._added(graph.op("And", allowed, seen))
+        return self._masks[name]
+
+    def _allowed_keys(self) -> ir.Value:
+        """The mask as bool `[batch, 1, 1, total]`."""
+        allowed = self.graph.op("Cast", self.inputs["attention_mask"], attributes={"to": int(ir.DataType.BOOL)})
+        return self.graph.op("Unsqueeze", allowed, self.graph.int64(1, 2))
+
+    def _added(self, allowed: ir.Value) -> ir.Value:
+        nothing, lowest = (self.graph.scalar(number, torch.float32) for number in (0.0, LOWEST))
+        return self.graph.op("Where", allowed, nothing, lowest)
 
     def rotary_table(self, index: int) -> tuple[ir.Value, ir.Value]:
-        """Cosines and sines, float32 `[context, size / 2]`."""
+        """Cosines and sines, float `[context, size / 2]`."""
         if index not in self._rotary:
             cos, sin = self._tables[index]
             self._rotary[index] = (
@@ -115,10 +154,11 @@ class Signature:
 
     def graph_outputs(self, results: list[ir.Value], info: ModelInfo) -> list[ir.Value]:
         """The results under their public names, then the caches."""
-        result = results[0]
-        result.type = ir.TensorType(ir.DataType.FLOAT)
-        if self.is_language_model:
-            result.name = "logits"
-        else:
-            result.name = "last_hidden_state" if info.pooling == "none" else "sentence_embedding"
-        return [result] + [value for layer in sorted(self.presents) for value in self.presents[layer]]
+        names = (
+            ["logits"]
+            if self.is_language_model
+            else ["sentence_embedding", "last_hidden_state"][info.pooling == "none" :]
+        )
+        for name, result in zip(names, results, strict=False):
+            result.name, result.type = name, ir.TensorType(ir.DataType.FLOAT)
+        return results + [value for layer in sorted(self.presents) for value in self.presents[layer]]

@@ -15,6 +15,7 @@ from torch import fx
 
 from edgeq.errors import UnsupportedModelError
 from edgeq.lowering.onnx.linears import LinearGroup, LinearGroups
+from edgeq.lowering.onnx.precision import precise_nodes
 from edgeq.lowering.quiet import quiet_torch
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Translator:
         """Values of shape `[batch, sequence, heads, size]` whose `[batch, sequence, heads * size]` form exists."""
         self.halved: dict[fx.Node, ir.Value] = {}
         """First halves of rotary tables that were looked up."""
+        self.precise = precise_nodes(captured.program) if self.graph.half else frozenset()
+        self._other_precision: dict[tuple[fx.Node, bool], ir.Value] = {}
 
     def run(self) -> list[ir.Value]:
         """Translate every node; returns the values of the graph's outputs."""
@@ -56,12 +59,17 @@ class Translator:
             if node.op == "call_function" and not self._is_turned_weight(node):
                 self.values[node] = self._convert(node)
             elif node.op == "output":
+                self.graph.precise = True  # an app reads float32
                 outputs = [self.value(argument) for argument in arguments(node)[0]]
         return outputs
 
     def _convert(self, node: fx.Node) -> Result:
-        self.graph.scope = _scope(node)
-        return self.converters[node.target](self, node)
+        self.graph.scope, before = _scope(node), self.graph.precise
+        self.graph.precise = node in self.precise
+        try:
+            return self._placeholder(node) if node.op == "placeholder" else self.converters[node.target](self, node)
+        finally:
+            self.graph.precise = before
 
     def _is_turned_weight(self, node: fx.Node) -> bool:
         """A transposed weight waits for its reader: a matrix product takes the weight as it is stored."""
@@ -75,8 +83,7 @@ class Translator:
         if not isinstance(argument, fx.Node):
             return self.graph.scalar(argument, dtype or _number_dtype(argument))
         if argument not in self.values:
-            is_input = argument.op == "placeholder"
-            self.values[argument] = self._placeholder(argument) if is_input else self._convert(argument)
+            self.values[argument] = self._convert(argument)
         value = self.values[argument]
         assert isinstance(value, ir.Value)  # noqa: S101 - tuples are only read by getitem
         if is_symbolic_number(argument):
@@ -84,7 +91,16 @@ class Translator:
             return scalar if dtype is None or dtype == torch.int64 else self.graph.cast(scalar, dtype)
         if dtype is not None and tensor(argument).dtype != dtype:
             return self.graph.cast(value, dtype)
-        return value
+        return self._in_precision(argument, value)
+
+    def _in_precision(self, node: fx.Node, value: ir.Value) -> ir.Value:
+        """A float value as wide as those of the node that reads it."""
+        wanted = self.graph.precise
+        if not self.graph.half or (node in self.precise) == wanted or tensor(node).dtype != torch.float32:
+            return value
+        if (node, wanted) not in self._other_precision:
+            self._other_precision[node, wanted] = self.graph.cast(value, torch.float32)
+        return self._other_precision[node, wanted]
 
     def integer(self, argument: int | fx.Node) -> ir.Value:
         """A Python or symbolic integer as int64 `[1]`."""
@@ -144,7 +160,7 @@ class Translator:
                 remedy="Keep it at 16 bits with a rule for its name.",
             )
         value = self.weights.floating(name)
-        return value if value.dtype == ir.DataType.FLOAT else self.graph.cast(value, torch.float32)
+        return value if value.dtype == self.graph.float_type else self.graph.cast(value, torch.float32)
 
     def _placeholder(self, node: fx.Node) -> ir.Value:
         weight = self.weight_name(node)

@@ -13,8 +13,10 @@ from edgeq.core.packing import pack_rows
 from edgeq.core.scheme import Scheme
 from edgeq.errors import UnsupportedModelError
 from edgeq.lowering.onnx.external_data import ExternalData
+from edgeq.lowering.onnx.graph import LARGEST_HALF, halved
 from edgeq.store import QuantizedModel
 
+Array = npt.NDArray[np.generic]
 NATIVE_TWO_BIT_BLOCKS = (32, 64, 128)
 """What the 2-bit kernels take, with int8 activations. For other blocks, and with float32 activations, the runtime
 expands the whole matrix at each call: 1024 x 1024 take 3 to 9 ms instead of 0.03, where 4-bit codes take 0.08."""
@@ -39,13 +41,14 @@ class Matrix:
 class Weights:
     """Hands out initializers; each tensor is stored once, whoever asks for it.
 
-    accuracy_level: 4 where products round activations to int8, 1 where they keep float32.
+    accuracy_level: 4 where products round activations to int8, 1 where they keep float32. half: for a float16 graph.
     """
 
-    def __init__(self, store: QuantizedModel, data: ExternalData, accuracy_level: int) -> None:
+    def __init__(self, store: QuantizedModel, data: ExternalData, accuracy_level: int, *, half: bool = False) -> None:
         self.store = store
         self.data = data
         self.accuracy_level = accuracy_level
+        self.float_type = ir.DataType.FLOAT16 if half else ir.DataType.FLOAT
         self.locations: dict[str, WeightLocation] = {}
         self._matrices: dict[tuple[str, ...], Matrix] = {}
         self._floating: dict[str, ir.Value] = {}
@@ -68,9 +71,10 @@ class Weights:
         return self.store.info.weights[self.stored_name(name)].input_axis
 
     def floating(self, name: str, *, transposed: bool = False) -> ir.Value:
-        """A float weight as float32; with `transposed`, the last two axes swapped for the right side of a MatMul.
+        """A float weight; with `transposed`, the last two axes swapped for the right side of a MatMul.
 
-        float16 weights keep their 16 bits in the file: the graph casts them, once, when the session loads.
+        float16 weights keep their 16 bits in the file: a float32 graph casts them, once, when the session loads. A
+        float16 graph has them all in float16.
         """
         stored = self.stored_name(name)
         key = f"{stored}.transposed" if transposed else stored
@@ -82,13 +86,25 @@ class Weights:
         shape = self.store.info.weights[stored].shape
         if transposed:
             shape = (*shape[:-2], shape[-1], shape[-2])
-        dtype = self.store.floating_dtype(stored)
+        dtype = ir.DataType.from_numpy(self.store.floating_dtype(stored))
+        dtype = self.float_type if dtype == ir.DataType.FLOAT else dtype
 
-        def produce() -> npt.NDArray[np.generic]:
-            values = self.store.floating(stored)
+        def produce() -> Array:
+            values = self._narrowed(stored, self.store.floating(stored), dtype)
             return values.swapaxes(-1, -2) if transposed else values
 
-        return self.data.reserve(key, ir.DataType.from_numpy(np.dtype(dtype)), shape, produce)
+        return self.data.reserve(key, dtype, shape, produce)
+
+    def _narrowed(self, name: str, values: Array, dtype: ir.DataType) -> Array:
+        """`values` as they are stored, rounded to float16 where the graph is. Raises UnsupportedModelError."""
+        if dtype != ir.DataType.FLOAT16 or values.dtype == np.float16:
+            return values
+        if np.abs(values).max(initial=0) > LARGEST_HALF:
+            raise UnsupportedModelError(
+                f"{name} has values up to {np.abs(values).max():.3g}, and float16 ends at {LARGEST_HALF:.0f}.",
+                remedy="This model cannot compute in float16: report the architecture.",
+            )
+        return halved(values)
 
     def placed(self) -> dict[str, WeightLocation]:
         """Where each weight is, by an initializer that the graph uses: a table that is no head lives on as its rows."""
@@ -107,10 +123,11 @@ class Weights:
         if key not in self._floating:
             length = sum(self.store.info.weights[name].shape[0] for name in names)
 
-            def produce() -> npt.NDArray[np.generic]:
-                return np.concatenate([self.store.floating(name) for name in names])
+            def produce() -> Array:
+                values = [self.store.floating(name) for name in names]
+                return self._narrowed(key, np.concatenate(values), self.float_type)
 
-            self._floating[key] = self.data.reserve(key, ir.DataType.FLOAT, (length,), produce)
+            self._floating[key] = self.data.reserve(key, self.float_type, (length,), produce)
         return self._floating[key]
 
     def matrix(self, names: tuple[str, ...]) -> Matrix:
@@ -134,7 +151,7 @@ class Weights:
         groups, width = -(-inputs // block), block * bits // 8
         label = names[0] if len(names) == 1 else _common_label(names)
 
-        def stacked(part: int) -> npt.NDArray[np.generic]:
+        def stacked(part: int) -> Array:
             parts = [self._packed(name, bits)[part] for name in names]
             return parts[0] if len(parts) == 1 else np.concatenate(parts)  # type: ignore[arg-type,return-value]
 
@@ -144,7 +161,9 @@ class Weights:
             (outputs, groups, width),
             lambda: _padded(stacked(0), groups * width),
         )
-        scales = self.data.reserve(f"{label}.scales", ir.DataType.FLOAT, (outputs, groups), lambda: stacked(1))
+        scales = self.data.reserve(
+            f"{label}.scales", self.float_type, (outputs, groups), lambda: self._exact(label, stacked(1))
+        )
         zero_points = None
         if not scheme.symmetric:
             zero_shape = (outputs, -(-groups * bits // 8))
@@ -165,7 +184,17 @@ class Weights:
             start += count
         return matrix
 
-    def _packed(self, name: str, bits: int) -> tuple[npt.NDArray[np.generic] | None, ...]:
+    def _exact(self, label: str, scales: Array) -> Array:
+        """Scales in the graph's own type. Raises UnsupportedModelError where that would change them."""
+        stored = scales.astype(self.float_type.numpy())
+        if not np.array_equal(stored.astype(scales.dtype), scales):
+            raise UnsupportedModelError(
+                f"{label} has scales that float16 does not hold.",
+                remedy="Quantize again for this format: it keeps scales in float16.",
+            )
+        return stored
+
+    def _packed(self, name: str, bits: int) -> tuple[Array | None, ...]:
         """Codes, scales and zero points with `bits` a code."""
         if bits == self.store.quantization(name).bits:
             return self.store.packed(name)
@@ -174,7 +203,7 @@ class Weights:
         return pack_rows(tensor.codes, bits), tensor.scales, zero_points
 
 
-def _padded(packed: npt.NDArray[np.generic], width: int) -> npt.NDArray[np.generic]:
+def _padded(packed: Array, width: int) -> Array:
     """Rows of bytes up to `width`: a short last group is filled with zero codes."""
     return packed if packed.shape[1] == width else np.pad(packed, ((0, 0), (0, width - packed.shape[1])))
 

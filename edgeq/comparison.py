@@ -1,0 +1,177 @@
+"""What changed from OLD to NEW: two bundles, two report.json, or two directories of bundles of the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgeq.bundle.manifest import MANIFEST, Manifest, read_manifest
+from edgeq.core.artifact import WeightLocation
+from edgeq.core.comparison import BundlePair, Change, Comparison, Direction, GrowthLimit, SchemeChange
+from edgeq.core.report import LanguageDrift, Report, Verdict
+from edgeq.core.scheme import Scheme
+from edgeq.errors import UsageError
+from edgeq.reports.json import read_report
+
+REPORT = "report.json"
+_DEEPEST = 4
+"""Folders below a build in which its bundles are looked for: model, target, format, and one to spare."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrowthLimits:
+    """How much worse NEW may be than OLD; None: as much as it likes."""
+
+    max_size_growth: GrowthLimit | None = None
+    max_memory_growth: GrowthLimit | None = None
+    max_drift_growth: GrowthLimit | None = None
+    max_slowdown: GrowthLimit | None = None
+
+
+def _drift(report: Report) -> float | None:
+    if report.drift is None:
+        return None
+    total = report.drift.total
+    return total.kld_mean if isinstance(total, LanguageDrift) else 1.0 - total.cosine_mean
+
+
+Figure = tuple[str, Direction, str | None, Callable[[Report], float | None]]
+"""Name, which way is better, the limit that it has, and where it is in a report."""
+_FIGURES: tuple[Figure, ...] = (
+    ("artifact_bytes", "lower", "max_size_growth", lambda report: report.artifact.bytes),
+    (
+        "peak_dirty_bytes",
+        "lower",
+        "max_memory_growth",
+        lambda report: None if report.memory is None else report.memory.peak_dirty_bytes,
+    ),
+    ("total_drift", "lower", "max_drift_growth", _drift),
+    (
+        "decode_tokens_per_second",
+        "higher",
+        "max_slowdown",
+        lambda report: None if report.speed is None else report.speed.decode_tokens_per_second,
+    ),
+    ("latency_ms", "lower", "max_slowdown", lambda report: None if report.speed is None else report.speed.latency_ms),
+    ("load_seconds", "lower", None, lambda report: None if report.speed is None else report.speed.load_seconds),
+    ("bits_per_weight", "lower", None, lambda report: report.weights.bits_per_weight),
+)
+
+
+def compare(old: Path, new: Path, limits: GrowthLimits | None = None) -> Comparison:
+    """Every figure of both sides, bundle by bundle. A verdict that got worse, or a figure past its limit, fails.
+
+    Bundles of a build are paired by their path in it. Raises UsageError where a side holds no report, or the two have
+    no name in common, CorruptInputError where a report or a manifest cannot be read.
+    """
+    limits = limits or GrowthLimits()
+    before, after = _sides(old), _sides(new)
+    if len(before) == len(after) == 1:  # two bundles are a pair, whatever they are called
+        before, after = {"": next(iter(before.values()))}, {"": next(iter(after.values()))}
+    common = sorted(before.keys() & after.keys())
+    if not common:
+        raise UsageError(
+            f"{old} and {new} have no bundle of the same name.", remedy="Compare two builds of the same matrix."
+        )
+    pairs = tuple(_pair(name, before[name], after[name], limits) for name in common)
+    failed = [pair for pair in pairs if pair.verdict is Verdict.FAILED]
+    return Comparison(
+        old=str(old),
+        new=str(new),
+        pairs=pairs,
+        removed=tuple(sorted(before.keys() - after.keys())),
+        added=tuple(sorted(after.keys() - before.keys())),
+        verdict=Verdict.FAILED if failed else Verdict.PASSED,
+        reason="; ".join(f"{pair.name}: {pair.reason}" if pair.name else pair.reason for pair in failed),
+    )
+
+
+def _sides(path: Path) -> dict[str, Path]:
+    """Reports by name: the path of their bundle within `path`."""
+    if path.is_file():
+        return {"": path}
+    if (path / REPORT).is_file():
+        return {"": path / REPORT}
+    patterns = ["/".join(["*"] * depth) + f"/{MANIFEST}" for depth in range(1, _DEEPEST + 1)]
+    found = [manifest.parent for pattern in patterns for manifest in sorted(path.glob(pattern))]
+    if not found:
+        raise UsageError(
+            f"There is no bundle at {path}.", remedy="Name a bundle, a report.json, or a build's directory."
+        )
+    return {bundle.relative_to(path).as_posix(): bundle / REPORT for bundle in found}
+
+
+def _pair(name: str, old_path: Path, new_path: Path, limits: GrowthLimits) -> BundlePair:
+    old, new = read_report(old_path), read_report(new_path)
+    changes = tuple(_change(figure, old, new, limits) for figure in _FIGURES if _is_told(figure, old, new))
+    problems = [change.reason for change in changes if change.verdict is Verdict.FAILED]
+    if _rank(new.verdict) < _rank(old.verdict):
+        problems.insert(0, f"the verdict was {old.verdict} and is {new.verdict}")
+    return BundlePair(
+        name=name,
+        old_verdict=old.verdict,
+        new_verdict=new.verdict,
+        changes=changes,
+        schemes=_scheme_changes(_manifest(old_path), _manifest(new_path)),
+        verdict=Verdict.FAILED if problems else Verdict.PASSED,
+        reason="; ".join(problems),
+    )
+
+
+def _is_told(figure: Figure, old: Report, new: Report) -> bool:
+    return figure[3](old) is not None or figure[3](new) is not None
+
+
+def _change(figure: Figure, old_report: Report, new_report: Report, limits: GrowthLimits) -> Change:
+    name, better, limit_name, read = figure
+    old, new = read(old_report), read(new_report)
+    limit: GrowthLimit | None = None if limit_name is None else getattr(limits, limit_name)
+    verdict, reason = None, ""
+    if limit is not None:
+        if old is None or new is None:
+            verdict, reason = Verdict.FAILED, f"{name} has a limit and was measured on one side only"
+        elif limit.allows(old, new, better):
+            verdict = Verdict.PASSED
+        else:
+            verdict, reason = (
+                Verdict.FAILED,
+                f"{name} went from {old:.6g} to {new:.6g}, past {limit.amount:g}{' %' if limit.is_percent else ''}",
+            )
+    return Change(name=name, old=old, new=new, better=better, limit=limit, verdict=verdict, reason=reason)
+
+
+def _rank(verdict: Verdict) -> int:
+    return (Verdict.FAILED, Verdict.NOT_VALIDATED, Verdict.PASSED).index(verdict)
+
+
+def _manifest(report: Path) -> Manifest | None:
+    """The manifest beside a report; None where the report lies alone."""
+    return read_manifest(report.parent) if (report.parent / MANIFEST).is_file() else None
+
+
+def _scheme_changes(old: Manifest | None, new: Manifest | None) -> tuple[SchemeChange, ...]:
+    if old is None or new is None:
+        return ()
+    before, after = _labels(old.weights), _labels(new.weights)
+    names = [*before, *(name for name in after if name not in before)]
+    return tuple(
+        SchemeChange(weight=name, old=before.get(name), new=after.get(name))
+        for name in names
+        if before.get(name) != after.get(name)
+    )
+
+
+def _labels(weights: Mapping[str, WeightLocation]) -> dict[str, str]:
+    return {name: _label(location) for name, location in weights.items()}
+
+
+def _label(location: WeightLocation) -> str:
+    return Scheme(
+        bits=location.bits,
+        group_size=location.group_size,
+        symmetric=location.symmetric,
+        scale_dtype=location.scale_dtype,
+        codebook=location.codebook_kind,
+        palette_rows=location.palette_rows,
+    ).label()
