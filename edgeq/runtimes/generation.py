@@ -52,7 +52,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-class Model(ABC):
+class Model(ABC):  # noqa: B024 - what its kinds have to do is theirs
     """What language models and encoders have in common beside their forward pass."""
 
     def seconds(self) -> float:
