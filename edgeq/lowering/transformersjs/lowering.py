@@ -84,11 +84,15 @@ def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progres
 
 
 def main_bits(store: QuantizedModel) -> int:
-    """The bits in which most of a store's weights are; 16 where none are quantized."""
+    """The bits in which most of a store's linears are; 16 where none are quantized.
+
+    Embeddings keep more bits, and are most of a small model: they do not give it its name.
+    """
     sizes: Counter[int] = Counter()
     for name, assignment in store.plan.assignments.items():
-        outputs, inputs = store.info.weights[name].outputs_inputs
-        sizes[assignment.scheme.bits] += outputs * inputs
+        weight = store.info.weights[name]
+        outputs, inputs = weight.outputs_inputs
+        sizes[assignment.scheme.bits] += 0 if weight.role == "embedding" else outputs * inputs
     return sizes.most_common(1)[0][0] if sizes else 16
 
 
