@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
+
 from edgeq.core.artifact import Interface
 from edgeq.errors import CorruptInputError
 from edgeq.files import contained
@@ -19,6 +21,10 @@ from edgeq.runtimes.generation import Floats, Opening, padded
 MOST_CHUNKS = 100
 HALF = ("f16", "fp16")
 """How transformers.js' names of models that compute in float16 end."""
+SOFTWARE_ADAPTER = "swiftshader"
+LONGEST_PIECE = 31
+"""Tokens that a software adapter is fed at once. From 32 on onnxruntime-web's GroupQueryAttention takes another kernel,
+which is wrong there: every position attends to the first four only (1.31.0-dev.20260914 on Chromium 156)."""
 
 
 class _Page:
@@ -73,16 +79,31 @@ class TextGenerator(generation.TextGenerator):
         return self._page.seconds
 
     def facts(self) -> dict[str, str]:
-        return dict(self._page.facts)
+        facts = dict(self._page.facts)
+        return facts | {"longest_piece": f"{LONGEST_PIECE} tokens"} if self._is_software() else facts
 
     def close(self) -> None:
         self._page.close()
+
+    def _is_software(self) -> bool:
+        return SOFTWARE_ADAPTER in self._page.facts.get("adapter", "")
 
     def _forget(self) -> None:
         self._page.call({"operation": "reset"})
 
     def _append(self, ids: Sequence[int], keep: int) -> Floats:
-        return self._page.call({"operation": "append", "ids": list(ids), "length": self.length, "keep": keep})
+        longest = LONGEST_PIECE if self._is_software() else len(ids)
+        starts = range(0, len(ids), longest)
+        logits = [self._append_piece(ids, start, min(start + longest, len(ids)), keep) for start in starts]
+        together = np.concatenate(logits)
+        return together[-keep:] if keep else together
+
+    def _append_piece(self, ids: Sequence[int], start: int, stop: int, keep: int) -> Floats:
+        """`ids[start:stop]`, with the logits that `keep` wants of them, one at least."""
+        wanted = 0 if keep == 0 else min(stop - start, max(1, keep - (len(ids) - stop)))
+        return self._page.call(
+            {"operation": "append", "ids": list(ids[start:stop]), "length": self.length + start, "keep": wanted}
+        )
 
 
 class Encoder(generation.Encoder):
