@@ -36,26 +36,39 @@ def _drift(report: Report) -> float | None:
     return total.kld_mean if isinstance(total, LanguageDrift) else 1.0 - total.cosine_mean
 
 
-Figure = tuple[str, Direction, str | None, Callable[[Report], float | None]]
-"""Name, which way is better, the limit that it has, and where it is in a report."""
-_FIGURES: tuple[Figure, ...] = (
-    ("artifact_bytes", "lower", "max_size_growth", lambda report: report.artifact.bytes),
-    (
-        "peak_dirty_bytes",
-        "lower",
-        "max_memory_growth",
-        lambda report: None if report.memory is None else report.memory.peak_dirty_bytes,
+@dataclass(frozen=True, kw_only=True)
+class _Figure:
+    """One row of a comparison: where it is in a report, which way is better, and the limit that it has."""
+
+    name: str
+    read: Callable[[Report], float | None]
+    better: Direction = "lower"
+    limit: Callable[[GrowthLimits], GrowthLimit | None] = lambda _: None
+
+
+_FIGURES = (
+    _Figure(
+        name="artifact_bytes", read=lambda report: report.artifact.bytes, limit=lambda limits: limits.max_size_growth
     ),
-    ("total_drift", "lower", "max_drift_growth", _drift),
-    (
-        "decode_tokens_per_second",
-        "higher",
-        "max_slowdown",
-        lambda report: None if report.speed is None else report.speed.decode_tokens_per_second,
+    _Figure(
+        name="peak_dirty_bytes",
+        read=lambda report: None if report.memory is None else report.memory.peak_dirty_bytes,
+        limit=lambda limits: limits.max_memory_growth,
     ),
-    ("latency_ms", "lower", "max_slowdown", lambda report: None if report.speed is None else report.speed.latency_ms),
-    ("load_seconds", "lower", None, lambda report: None if report.speed is None else report.speed.load_seconds),
-    ("bits_per_weight", "lower", None, lambda report: report.weights.bits_per_weight),
+    _Figure(name="total_drift", read=_drift, limit=lambda limits: limits.max_drift_growth),
+    _Figure(
+        name="decode_tokens_per_second",
+        read=lambda report: None if report.speed is None else report.speed.decode_tokens_per_second,
+        better="higher",
+        limit=lambda limits: limits.max_slowdown,
+    ),
+    _Figure(
+        name="latency_ms",
+        read=lambda report: None if report.speed is None else report.speed.latency_ms,
+        limit=lambda limits: limits.max_slowdown,
+    ),
+    _Figure(name="load_seconds", read=lambda report: None if report.speed is None else report.speed.load_seconds),
+    _Figure(name="bits_per_weight", read=lambda report: report.weights.bits_per_weight),
 )
 
 
@@ -104,7 +117,8 @@ def _sides(path: Path) -> dict[str, Path]:
 
 def _pair(name: str, old_path: Path, new_path: Path, limits: GrowthLimits) -> BundlePair:
     old, new = read_report(old_path), read_report(new_path)
-    changes = tuple(_change(figure, old, new, limits) for figure in _FIGURES if _is_told(figure, old, new))
+    changes = tuple(_change(figure, old, new, limits) for figure in _FIGURES)
+    changes = tuple(change for change in changes if (change.old, change.new) != (None, None))
     problems = [change.reason for change in changes if change.verdict is Verdict.FAILED]
     if _rank(new.verdict) < _rank(old.verdict):
         problems.insert(0, f"the verdict was {old.verdict} and is {new.verdict}")
@@ -119,16 +133,11 @@ def _pair(name: str, old_path: Path, new_path: Path, limits: GrowthLimits) -> Bu
     )
 
 
-def _is_told(figure: Figure, old: Report, new: Report) -> bool:
-    return figure[3](old) is not None or figure[3](new) is not None
-
-
-def _change(figure: Figure, old_report: Report, new_report: Report, limits: GrowthLimits) -> Change:
-    name, better, limit_name, read = figure
-    old, new = read(old_report), read(new_report)
-    limit: GrowthLimit | None = None if limit_name is None else getattr(limits, limit_name)
+def _change(figure: _Figure, old_report: Report, new_report: Report, limits: GrowthLimits) -> Change:
+    name, better, limit = figure.name, figure.better, figure.limit(limits)
+    old, new = figure.read(old_report), figure.read(new_report)
     verdict, reason = None, ""
-    if limit is not None:
+    if limit is not None and (old, new) != (None, None):
         if old is None or new is None:
             verdict, reason = Verdict.FAILED, f"{name} has a limit and was measured on one side only"
         elif limit.allows(old, new, better):

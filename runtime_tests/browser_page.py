@@ -14,7 +14,7 @@ import pytest
 
 from edgeq.errors import RuntimeUnavailableError
 from edgeq.runtimes.browser.packages import package_directory
-from edgeq.runtimes.browser.programs import find_chromium, find_node
+from edgeq.runtimes.browser.programs import CHROMIUM_REMEDY, find_chromium, find_node
 
 SCRIPT = Path(__file__).with_name("page.mjs")
 PHONE_WIDTH = 375
@@ -79,20 +79,26 @@ class Page:
         return answer["result"]
 
 
+def require_browser() -> tuple[Path, Path, Path]:
+    """Chromium, Node and the npm packages. Skips where this machine lacks one; in CI that is an error."""
+    try:
+        chromium, node, packages = find_chromium(), find_node(), package_directory()
+        if chromium is None:
+            raise RuntimeUnavailableError("There is no Chromium.", remedy=CHROMIUM_REMEDY)
+    except RuntimeUnavailableError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    return chromium, node, packages
+
+
 @contextmanager
 def browser_page(*, width: int = 1000, webgpu: bool = False) -> Iterator[Page]:
     """A new browser with one page, `width` pixels wide; webgpu: with an adapter, which computes on the CPU.
 
     Skips where this machine has no browser, no Node or no npm packages; in CI that is an error.
     """
-    try:
-        chromium, node, packages = find_chromium(), find_node(), package_directory()
-        if chromium is None:
-            raise RuntimeUnavailableError("There is no Chromium.", remedy="Install it.")
-    except RuntimeUnavailableError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+    chromium, node, packages = require_browser()
     settings = json.dumps({"width": width, "webgpu": webgpu})
     command = [str(node), str(SCRIPT), str(packages / "playwright-core" / "index.js"), str(chromium), settings]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 import edgeq
 from edgeq.core.report import LanguageDrift, Report, Verdict
-from edgeq.errors import RuntimeUnavailableError
-from edgeq.runtimes.browser import packages, programs
+from runtime_tests.browser_page import require_browser
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
-    try:
-        packages.package_directory()
-        programs.find_node()
-        if programs.find_chromium() is None:
-            raise RuntimeUnavailableError("There is no Chromium.", remedy="Install it.")
-    except RuntimeUnavailableError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+    require_browser()
     output = tmp_path_factory.mktemp("browser") / "bundle"
     return output, edgeq.export(target="browser", bits=4, method="mse", output=output)
 

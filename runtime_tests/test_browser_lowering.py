@@ -18,9 +18,9 @@ from edgeq.lowering import lower
 from edgeq.models.pooling import SentenceEmbedding
 from edgeq.progress import SilentProgress
 from edgeq.runtimes import browser
-from edgeq.runtimes.browser.programs import find_chromium
 from edgeq.runtimes.generation import Opening
 from edgeq.targets.profiles import load_profile
+from runtime_tests.browser_page import require_browser
 from runtime_tests.families import FAMILIES, VOCABULARY, Array, quantized, reference_module
 
 SAMPLES = ("llama", "llama 8 bits", "gemma2", "gpt_neox", "bert", "modernbert")
@@ -32,6 +32,7 @@ IDS = np.random.default_rng(0).integers(5, VOCABULARY, (2, 9))
 @pytest.fixture(scope="module", params=SAMPLES)
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, Artifact]:
     """Torch with a store's weights, and the store for browsers, laid out as in a bundle."""
+    require_browser()
     directory, family = tmp_path_factory.mktemp("family"), FAMILIES[request.param]
     target = dataclasses.replace(load_profile("browser"), context_length=64)
     store = quantized(family, directory, target)
@@ -81,8 +82,6 @@ def test_every_variant_equals_torch_in_webassembly(both: tuple[torch.nn.Module, 
 
 
 def test_webgpu_equals_torch_and_falls_back_where_it_was_said(both: tuple[torch.nn.Module, Artifact]) -> None:
-    if find_chromium() is None:
-        pytest.skip("WebGPU needs Chromium")
     module, artifact = both
     found, facts = answer(artifact.directory / artifact.entry, artifact, "webgpu")
     assert distance(found, module) < PRECISE

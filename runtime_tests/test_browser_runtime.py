@@ -22,7 +22,7 @@ from edgeq.core.artifact import Interface
 from edgeq.core.target import ExecutionProvider
 from edgeq.errors import CorruptInputError, RuntimeUnavailableError
 from edgeq.runtimes import browser
-from edgeq.runtimes.browser import host, packages, programs
+from edgeq.runtimes.browser import host, programs
 from edgeq.runtimes.generation import Opening
 from edgeq.validation.meter import process_sample
 from runtime_tests import tiny_onnx
@@ -35,9 +35,9 @@ from runtime_tests.browser_models import (
     save_half,
     save_language_model,
 )
+from runtime_tests.browser_page import require_browser
 from runtime_tests.tiny_onnx import ENCODER, LANGUAGE, VOCABULARY
 
-IN_CI = bool(os.environ.get("CI"))
 HALF_INTERFACE = replace(LANGUAGE, vocabulary=HALF_SIZE, cache=((1, HALF_SIZE),))
 HOSTS: list[tuple[str, ExecutionProvider, int]] = [
     ("Chromium", "wasm", 1),
@@ -51,11 +51,7 @@ Floats = tiny_onnx.Floats
 
 @pytest.fixture(autouse=True)
 def _installed() -> None:
-    reason = "" if packages.is_installed() else "the npm packages are not installed"
-    if not reason and programs.find_chromium() is None:
-        reason = "there is no Chromium"
-    if reason:
-        (pytest.fail if IN_CI else pytest.skip)(reason)
+    require_browser()
 
 
 @pytest.fixture

@@ -177,10 +177,18 @@ def test_nothing_names_one_machine() -> None:
     assert found == []
 
 
-FORMATS_OWN = ("lowering", "validation", "bundle", "targets", "runtimes/executorch.py", "runtimes/coreml")
+FORMATS_OWN = (
+    "lowering",
+    "validation",
+    "bundle",
+    "targets",
+    "runtimes/executorch.py",
+    "runtimes/coreml",
+    "runtimes/browser",
+)
 
 
-@pytest.mark.parametrize("format", ["executorch", "coreml"])
+@pytest.mark.parametrize("format", ["executorch", "coreml", "transformersjs"])
 def test_a_format_is_known_in_few_lines_elsewhere(format: str) -> None:
     package = REPOSITORY / "edgeq"
     others = [

@@ -52,7 +52,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-class Model(ABC):  # noqa: B024 - what its kinds have to do is theirs
+class Model:
     """What language models and encoders have in common beside their forward pass."""
 
     def seconds(self) -> float:
@@ -63,11 +63,11 @@ class Model(ABC):  # noqa: B024 - what its kinds have to do is theirs
         """What a reader of the measurement should know of the runtime's surroundings; mostly nothing."""
         return {}
 
-    def close(self) -> None:  # noqa: B027 - nothing to do is the rule
+    def close(self) -> None:
         """End what the runtime started; a model within this process ends with it."""
 
 
-class TextGenerator(Model):
+class TextGenerator(Model, ABC):
     """A causal language model, one sequence at a time; the runtime keeps the cache between steps."""
 
     def __init__(self, interface: Interface, tokenizer_path: Path | None) -> None:
@@ -191,7 +191,7 @@ class TextGenerator(Model):
         )
 
 
-class Encoder(Model):
+class Encoder(Model, ABC):
     """A sentence encoder: texts in, one pooled vector each out."""
 
     def __init__(self, interface: Interface, tokenizer_path: Path | None) -> None:

@@ -67,23 +67,32 @@ class _Page:
         self._host.close()
 
 
-class TextGenerator(generation.TextGenerator):
-    """A causal language model whose cache stays in the page. Its clock stands still between calls and begins with what
-    loading took: fetching the files, starting the runtime, and preparing the model."""
+class _InPage(generation.Model):
+    """A model in a page. Its clock stands still between calls and begins with what loading took: fetching the files,
+    starting the runtime, and preparing the model."""
 
-    def __init__(self, model_path: Path, interface: Interface, opening: Opening) -> None:
-        super().__init__(interface, opening.tokenizer_path)
-        self._page = _Page(model_path, interface, opening)
+    _page: _Page
 
     def seconds(self) -> float:
         return self._page.seconds
 
     def facts(self) -> dict[str, str]:
-        facts = dict(self._page.facts)
-        return facts | {"longest_piece": f"{LONGEST_PIECE} tokens"} if self._is_software() else facts
+        return dict(self._page.facts)
 
     def close(self) -> None:
         self._page.close()
+
+
+class TextGenerator(_InPage, generation.TextGenerator):
+    """A causal language model whose cache stays in the page."""
+
+    def __init__(self, model_path: Path, interface: Interface, opening: Opening) -> None:
+        super().__init__(interface, opening.tokenizer_path)
+        self._page = _Page(model_path, interface, opening)
+
+    def facts(self) -> dict[str, str]:
+        facts = super().facts()
+        return facts | {"longest_piece": f"{LONGEST_PIECE} tokens"} if self._is_software() else facts
 
     def _is_software(self) -> bool:
         return SOFTWARE_ADAPTER in self._page.facts.get("adapter", "")
@@ -106,21 +115,12 @@ class TextGenerator(generation.TextGenerator):
         )
 
 
-class Encoder(generation.Encoder):
-    """A sentence encoder in a page, a padded batch at a time. Its clock is `TextGenerator`'s."""
+class Encoder(_InPage, generation.Encoder):
+    """A sentence encoder in a page, a padded batch at a time."""
 
     def __init__(self, model_path: Path, interface: Interface, opening: Opening) -> None:
         super().__init__(interface, opening.tokenizer_path)
         self._page = _Page(model_path, interface, opening)
-
-    def seconds(self) -> float:
-        return self._page.seconds
-
-    def facts(self) -> dict[str, str]:
-        return dict(self._page.facts)
-
-    def close(self) -> None:
-        self._page.close()
 
     def _run(self, batch: Sequence[Sequence[int]]) -> Floats:
         feeds = padded(batch)
