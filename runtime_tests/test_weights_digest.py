@@ -14,7 +14,7 @@ import pytest
 from edgeq.core.artifact import TABLE_SUFFIX, Artifact, WeightLocation
 from edgeq.core.recipe import Recipe, Rule
 from edgeq.core.records import to_plain
-from edgeq.core.scheme import Scheme
+from edgeq.core.scheme import ScaleDtype, Scheme
 from edgeq.core.target import Format
 from edgeq.errors import CorruptInputError
 from edgeq.lowering import lower
@@ -29,7 +29,13 @@ from edgeq.validation.weights import artifact_digest
 from tests.tiny_models import tiny_bert
 
 FORMATS: tuple[Format, ...] = get_args(Format)
-TARGETS: dict[Format, str] = {"onnx": "edge", "executorch": "android", "coreml": "ios"}
+TARGETS: dict[Format, str] = {"onnx": "edge", "executorch": "android", "coreml": "ios", "transformersjs": "browser"}
+SCALES: dict[Format, ScaleDtype] = {
+    "onnx": "float32",
+    "executorch": "bfloat16",
+    "coreml": "float16",
+    "transformersjs": "float16",
+}
 LINEARS = (
     "attention.self.query",
     "attention.self.key",
@@ -46,7 +52,7 @@ def integers(bits: int, group_size: int | None, *, symmetric: bool, format: Form
         bits=bits,
         group_size=group_size,
         symmetric=symmetric,
-        scale_dtype={"onnx": "float32", "executorch": "bfloat16", "coreml": "float16"}[format],  # type: ignore[arg-type]
+        scale_dtype=SCALES[format],
         signed_scales=format != "executorch",
     )
 
@@ -84,6 +90,7 @@ SCHEMES: dict[Format, tuple[tuple[Scheme, ...], tuple[Scheme, ...]]] = {
         ),
         (*every((4, 8), (32,), "coreml"), NF4, palette(4, 8)),
     ),
+    "transformersjs": (every((2, 3, 4, 8), (32,), "transformersjs"), every((4, 8), (32,), "transformersjs")),
 }
 
 
@@ -171,12 +178,13 @@ PLACES: dict[Format, Callable[[Path, str], tuple[Path, int]]] = {
     "onnx": onnx_place,
     "executorch": executorch_place,
     "coreml": coreml_place,
+    "transformersjs": onnx_place,
 }
 
 
 def first_row(format: Format, location: WeightLocation, part: str) -> int:
     """Bytes before the weight's own: ONNX may keep several below one another."""
-    if format != "onnx" or location.rows[0] == 0:
+    if format not in ("onnx", "transformersjs") or location.rows[0] == 0:
         return 0
     inputs = location.shape[1]
     scheme = Scheme(bits=location.container_bits or location.bits, group_size=location.group_size)

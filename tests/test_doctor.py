@@ -85,6 +85,7 @@ def test_machine_without_a_browser_is_whole(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("PATH", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(programs, "PLACES", ())
+    monkeypatch.setattr(programs, "NODE_PACKAGE", "no_such_package")
     monkeypatch.delenv(programs.VARIABLE, raising=False)
 
     def absent() -> str:
@@ -97,7 +98,7 @@ def test_machine_without_a_browser_is_whole(monkeypatch: pytest.MonkeyPatch, tmp
     assert (support.usable, support.detail.endswith("edgeq doctor --install-browser.")) == (False, True)
     parts = browser_parts(diagnosis)
     assert [usable for usable, _ in parts.values()] == [False, False, False]
-    assert "Install Node 20" in parts["node"][1]
+    assert "Node 20" in parts["node"][1]
     assert "edgeq doctor --install-browser" in parts["npm packages"][1]
     assert "Node runs the models instead" in parts["chromium"][1]
 

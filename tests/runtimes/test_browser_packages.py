@@ -10,7 +10,7 @@ import pytest
 
 from edgeq.errors import RuntimeUnavailableError
 from edgeq.progress import SilentProgress
-from edgeq.runtimes.browser import packages
+from edgeq.runtimes.browser import packages, programs
 
 FILES = [f"node_modules/{path}" for path in packages.VENDORED.values()]
 
@@ -18,6 +18,7 @@ FILES = [f"node_modules/{path}" for path in packages.VENDORED.values()]
 @pytest.fixture(autouse=True)
 def nothing_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(programs, "NODE_PACKAGE", "no_such_package")
 
 
 def play_npm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -108,7 +109,7 @@ def test_npm_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_no_npm_has_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(RuntimeUnavailableError, match=r"There is no npm\. Install Node"):
+    with pytest.raises(RuntimeUnavailableError, match=r"There is no npm\. Install it"):
         packages.install(SilentProgress())
 
 

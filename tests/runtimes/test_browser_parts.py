@@ -35,6 +35,7 @@ def no_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", str(directory))
     monkeypatch.delenv(programs.VARIABLE, raising=False)
     monkeypatch.setattr(programs, "PLACES", ())
+    monkeypatch.setattr(programs, "NODE_PACKAGE", "no_such_package")
     return directory
 
 
@@ -69,7 +70,7 @@ def test_old_node_is_refused(no_programs: Path, says: str) -> None:
     with pytest.raises(RuntimeUnavailableError, match="There is no Node"):
         programs.find_node()
     program(no_programs, "node", says)
-    with pytest.raises(RuntimeUnavailableError, match="Install Node 20"):
+    with pytest.raises(RuntimeUnavailableError, match="Node 20 or later"):
         programs.find_node()
 
 
@@ -77,6 +78,25 @@ def test_new_node_is_found(no_programs: Path) -> None:
     node = program(no_programs, "node", "v22.3.1")
     assert programs.find_node() == node
     assert programs.program_version(no_programs / "none") is None
+
+
+def test_node_as_a_python_package_comes_first(
+    no_programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its npm runs in its Node, whatever the PATH has."""
+    program(no_programs, "node", "v20.3.1")
+    program(no_programs, "npm")
+    assert programs.npm_command() == (str(no_programs / "npm"),)
+    package = tmp_path / "python" / "a_node_package"
+    node = program(package / "bin", "node", "v24.1.0")
+    script = package / "lib/node_modules/npm/bin/npm-cli.js"
+    script.parent.mkdir(parents=True)
+    script.touch()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(package.parent))
+    monkeypatch.setattr(programs, "NODE_PACKAGE", "a_node_package")
+    assert programs.find_node() == node
+    assert programs.npm_command() == (str(node), str(script))
 
 
 def test_webgpu_needs_a_browser(no_programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +110,7 @@ def test_webgpu_needs_a_browser(no_programs: Path, tmp_path: Path, monkeypatch: 
         browser.open_encoder(model, INTERFACE, Opening(execution_provider="webgpu"))
 
 
-def test_version_needs_packages_and_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_needs_packages_and_node(no_programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(RuntimeUnavailableError, match="edgeq doctor --install-browser"):
         browser.version()
@@ -99,7 +119,7 @@ def test_version_needs_packages_and_node(tmp_path: Path, monkeypatch: pytest.Mon
     package.write_text('{"version": "1.2.3"}')
     with pytest.raises(RuntimeUnavailableError, match="There is no Node"):
         browser.version()
-    program(tmp_path / "bin", "node", "v20.1.0")
+    program(no_programs, "node", "v20.1.0")
     assert f"{browser.name()} {browser.version()}" == "onnxruntime-web 1.2.3"
 
 

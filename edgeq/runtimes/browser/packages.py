@@ -12,6 +12,7 @@ from pathlib import Path
 
 from edgeq.errors import RuntimeUnavailableError
 from edgeq.progress import Progress
+from edgeq.runtimes.browser.programs import npm_command
 
 HERE = Path(__file__).parent
 PACKAGE, LOCK = HERE / "package.json", HERE / "package-lock.json"
@@ -82,14 +83,12 @@ def install(progress: Progress) -> Path:
     """Fetch the packages of the lock file unless they are there; npm checks each against its hash. Returns
     `node_modules`, which is complete or absent.
 
-    Raises RuntimeUnavailableError where npm is missing or fails.
+    Raises RuntimeUnavailableError where npm is missing, Node too old, or npm fails.
     """
     final = cache_directory()
     if is_installed():
         return package_directory()
-    npm = shutil.which("npm")
-    if npm is None:
-        raise RuntimeUnavailableError("There is no npm.", remedy="Install Node 20 or later with npm, then ask again.")
+    npm = npm_command()
     progress.stage("installing npm packages")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -108,10 +107,10 @@ def install(progress: Progress) -> Path:
     return package_directory()
 
 
-def _run_npm(npm: str, directory: Path) -> None:
+def _run_npm(npm: tuple[str, ...], directory: Path) -> None:
     try:
         done = subprocess.run(
-            [npm, *NPM_CI], cwd=directory, capture_output=True, timeout=INSTALL_SECONDS, check=False, text=True
+            [*npm, *NPM_CI], cwd=directory, capture_output=True, timeout=INSTALL_SECONDS, check=False, text=True
         )
     except subprocess.TimeoutExpired as error:
         raise RuntimeUnavailableError(

