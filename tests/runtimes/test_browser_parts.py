@@ -21,7 +21,7 @@ INTERFACE = Interface(task="text-generation", inputs=(), outputs=("logits",), vo
 
 
 def program(directory: Path, name: str, says: str = "") -> Path:
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True)
     path = directory / name
     path.write_text(f"#!/bin/sh\necho '{says}'\n")
     path.chmod(0o755)
