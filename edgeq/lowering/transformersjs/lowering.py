@@ -21,11 +21,13 @@ from edgeq.store import QuantizedModel
 
 @dataclass(frozen=True, kw_only=True)
 class DataType:
-    """What transformers.js calls a variant, the ending of its file's name, and what it computes in."""
+    """What transformers.js calls a variant, the ending of its file's name, what it computes in, and the accuracy level
+    that it has at most."""
 
     name: str
     suffix: str
     floats: ScaleDtype
+    accuracy_level: int = 4
 
 
 _TWO_BITS = (
@@ -33,17 +35,20 @@ _TWO_BITS = (
     DataType(name="q2f16", suffix="_q2f16", floats="float16"),
 )
 _FOUR_BITS = (
-    DataType(name="q4", suffix="_q4", floats="float32"),
+    DataType(name="q4", suffix="_q4", floats="float32", accuracy_level=1),
     DataType(name="q4f16", suffix="_q4f16", floats="float16"),
 )
 DATA_TYPES: dict[int, tuple[DataType, ...]] = {
     2: _TWO_BITS,
     3: _FOUR_BITS,
     4: _FOUR_BITS,
-    8: (DataType(name="q8", suffix="_quantized", floats="float32"),),
+    8: (DataType(name="q8", suffix="_quantized", floats="float32", accuracy_level=1),),
     16: (DataType(name="fp16", suffix="_fp16", floats="float16"),),
 }
-"""By the bits that most of the weights have; transformers.js knows no 3 bits, and 4 hold them."""
+"""By the bits that most of the weights have; transformers.js knows no 3 bits, and 4 hold them.
+
+What processors run keeps float activations: WebAssembly gains nothing from int8, and Node then says what a browser says.
+Two bits have integer products only. GPUs that compute in float16 have the fast ones."""
 
 
 def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progress: Progress) -> Artifact:
@@ -106,5 +111,5 @@ def _model(
     limit = WEB_FILE_BYTES if target.file_limit_mib is None else min(target.file_limit_mib << 20, WEB_FILE_BYTES)
     data = ExternalData(directory, file=f"{_file(data_type)}_data", file_bytes=limit)
     half = data_type.floats == "float16"
-    weights = Weights(store, data, target.accuracy_level, half=half)
+    weights = Weights(store, data, min(target.accuracy_level, data_type.accuracy_level), half=half)
     return onnx_model(captured, weights, GraphBuilder(half=half, web=True), context_length(store, target))

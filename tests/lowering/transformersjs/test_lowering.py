@@ -37,7 +37,7 @@ PRECISE, HALF = 1e-5, 5e-3
 
 def browser(**changes: object) -> TargetProfile:
     """Activations stay float in a browser on the CPU; native kernels would round them."""
-    return dataclasses.replace(load_profile("browser"), accuracy_level=1, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(load_profile("browser"), **{"accuracy_level": 1, **changes})  # type: ignore[arg-type]
 
 
 def stored(source: Path, directory: Path, recipe: Recipe) -> QuantizedModel:
@@ -108,6 +108,21 @@ def test_each_variant_has_the_name_that_transformers_js_looks_for(
     for variant in artifact.variants:
         limit = PRECISE if variant.float_dtype == "float32" else HALF
         assert distance(logits_in_steps(tmp_path / "onnx" / variant.entry), expected) < limit
+
+
+@pytest.mark.parametrize(("bits", "levels"), [(2, {4}), (4, {1, 4}), (8, {1})])
+def test_only_two_bits_and_float16_have_integer_products(bits: int, levels: set[int], tmp_path: Path) -> None:
+    store = stored(tiny_llama(tmp_path / "source"), tmp_path / "store", Recipe(bits=bits))
+    artifact = lowered(store, tmp_path / "onnx", accuracy_level=4)
+    found = {
+        (variant.float_dtype, attribute.i)
+        for variant in artifact.variants
+        for node in onnx.load(tmp_path / "onnx" / variant.entry, load_external_data=False).graph.node
+        for attribute in node.attribute
+        if attribute.name == "accuracy_level" and node.op_type == "MatMulNBits"
+    }
+    assert {level for _, level in found} == levels
+    assert ("float16", 1) not in found
 
 
 @pytest.mark.parametrize("make", [tiny_llama, tiny_qwen2])
