@@ -47,14 +47,14 @@ def ask_node(bundle: Path, question: dict[str, Any]) -> Any:  # noqa: ANN401
 def ask_chromium(bundle: Path, question: dict[str, Any]) -> Any:  # noqa: ANN401
     """The bundle's vendored copy of transformers.js is the package's own file."""
     shutil.copy(SCRIPT, bundle.parent)
-    question = json.dumps({**question, "directory": "/", "name": bundle.name})
+    asked = json.dumps({**question, "directory": "/", "name": bundle.name})
     with serve(bundle.parent) as served, browser_page() as page:
         page.open(f"{served.url}{bundle.name}/index.html")
         return page.evaluate(f"""(async () => {{
             const transformers = await import('/{bundle.name}/vendor/transformers.min.js');
             transformers.env.backends.onnx.wasm.wasmPaths = `${{location.origin}}/{bundle.name}/vendor/`;
             const {{ ask }} = await import('/{SCRIPT.name}');
-            return ask(transformers, {question});
+            return ask(transformers, {asked});
         }})()""")
 
 

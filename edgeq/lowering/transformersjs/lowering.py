@@ -47,7 +47,7 @@ DATA_TYPES: dict[int, tuple[DataType, ...]] = {
 }
 """By the bits that most of the weights have; transformers.js knows no 3 bits, and 4 hold them.
 
-What processors run keeps float activations: WebAssembly gains nothing from int8, and Node then says what a browser says.
+What processors run keeps float activations: WebAssembly gains nothing from int8, and Node then says what browsers say.
 Two bits have integer products only. GPUs that compute in float16 have the fast ones."""
 
 
