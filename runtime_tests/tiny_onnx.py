@@ -262,7 +262,7 @@ def tokenizer_json(words: str) -> str:
     return str(tokenizer.to_str())
 
 
-def make_bundle(directory: Path, *, task: str = "text-generation", bits: int = 8, accuracy_level: int = 1) -> Path:
+def make_bundle(directory: Path, *, task: str = "text-generation", bits: int = 4, accuracy_level: int = 1) -> Path:
     """A whole bundle without its surface: model, tokenizer, golden, reference and manifest."""
     scheme = Scheme(bits=bits, group_size=32)
     floats = random_floats()

@@ -26,6 +26,7 @@ from edgeq.runtimes.opening import read_manifest
 from edgeq.validation.configurations import Configuration, configurations_of
 from edgeq.validation.gates import Criteria, backend_gate, bundle_gate, same, verdict_of
 from edgeq.validation.golden import tokenizer_problem
+from edgeq.validation.kernel_coverage import kernel_gates
 from edgeq.validation.reference_set import ReferenceSet
 from edgeq.validation.running import Judgement, RunLimits, run
 from edgeq.validation.size_gates import size_gates
@@ -116,7 +117,7 @@ def _static_gates(subject: Subject, criteria: Criteria) -> tuple[tuple[Gate, ...
     if subject.golden is not None:
         mismatch = tokenizer_problem(subject.golden, subject.tokenizer)
         gates += (same("tokenizer", mismatch or "as expected", "as expected", mismatch),)
-    return gates if problem else (*gates, *size_gates(subject)), not problem
+    return gates if problem else (*gates, *kernel_gates(subject), *size_gates(subject)), not problem
 
 
 def _digest(subject: Subject) -> tuple[str, str]:

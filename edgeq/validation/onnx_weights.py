@@ -19,7 +19,7 @@ from edgeq.errors import CorruptInputError, EdgeqError
 from edgeq.files import contained
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, TensorProto
+    from onnx import GraphProto, TensorProto
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
@@ -32,7 +32,7 @@ class OnnxWeights:
 
     def __init__(self, model_path: Path) -> None:
         self._directory = model_path.parent
-        self._initializers = {tensor.name: tensor for tensor in _load(model_path).graph.initializer}
+        self._initializers = {tensor.name: tensor for tensor in load_graph(model_path).initializer}
 
     def array(self, name: str) -> Array:
         """One initializer. Raises CorruptInputError where it is missing or its bytes do not fit, UnsafeInputError."""
@@ -95,13 +95,14 @@ def artifact_digest(model_path: Path, weights: Mapping[str, object]) -> str:
     return weights_digest((name, tensor_digest(name, source.tensor(entry))) for name, entry in entries.items())
 
 
-def _load(model_path: Path) -> ModelProto:
+def load_graph(model_path: Path) -> GraphProto:
+    """The graph without its external data. Raises CorruptInputError."""
     import onnx
 
     if not model_path.is_file() or model_path.stat().st_size > MODEL_LIMIT:
         raise _corrupt("it is missing, or too large for a graph")
     try:
-        return onnx.load_model_from_string(model_path.read_bytes())
+        return onnx.load_model_from_string(model_path.read_bytes()).graph
     except Exception as error:  # protobuf's own error type has no type stubs
         raise _corrupt("it is not an ONNX model") from error
 
