@@ -19,6 +19,7 @@ OTHERS = {
     "tests/": "mirrors edgeq/: oracles, property tests, error paths; no network",
     "runtime_tests/": "bundles in their real runtimes, and mutants that must fail",
     "benchmarks/": "edgeq beside its peers on the same model",
+    "action.yml, action/": "the GitHub Action, and a script for each of its steps",
     "docs/": "the pictures of this page",
     "Makefile": "`make` says what there is",
     "constraints.txt": "every version that the checks ran with",
