@@ -77,6 +77,18 @@ Evaluation = Annotated[
 MemoryLimit = Annotated[
     Any, Option(parser=parse_size, help="Run under this limit. Default: the target's.", metavar="SIZE")
 ]
+Bisect = Annotated[
+    bool,
+    Option("--bisect", help="Also find the smallest memory that the bundle runs in, to within 2 %: about ten runs."),
+]
+ContextMemory = Annotated[
+    bool,
+    Option(
+        "--context-memory",
+        help="Also measure memory by context length, split into weights, cache and scratch, and say how many tokens "
+        "fit the limit: at least four runs.",
+    ),
+]
 Output = Annotated[Path, Option(help="Directory to create.", metavar="DIR")]
 OutputOrName = Annotated[
     Path | None,

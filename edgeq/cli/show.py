@@ -5,11 +5,13 @@ from __future__ import annotations
 import json as jsonlib
 from collections.abc import Iterator, Sequence
 
+from edgeq.core.memory_profile import MemoryProfile
 from edgeq.core.records import to_plain
 from edgeq.core.report import Report
 from edgeq.core.target import TargetProfile
 from edgeq.reports.columns import print_report, print_target, print_targets
 from edgeq.reports.figures import size
+from edgeq.reports.memory_profile import memory_profile_text
 
 INDENT = "  "
 
@@ -45,6 +47,15 @@ def reports(values: Sequence[Report], *, json: bool) -> None:
         return
     for value in values:
         print_report(value)
+
+
+def report_with_memory(value: Report, profile: MemoryProfile, *, json: bool) -> None:
+    """A report's summary and a memory profile; or one JSON object: the report's, with `memory_profile` beside it."""
+    if json:
+        document(to_plain(value) | {"memory_profile": to_plain(profile)})
+        return
+    print_report(value)
+    line(f"\n{memory_profile_text(profile)}")
 
 
 def profiles(values: Sequence[TargetProfile], *, json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from edgeq.cli import compare, flags, plan, serve, show
+from edgeq.cli import build, compare, flags, plan, report, serve, show
 from edgeq.cli.settings import Settings, override, read_settings
 from edgeq.cli.watch import watching
 from edgeq.core.report import Report, Verdict
@@ -157,20 +157,31 @@ def validate(
     memory_limit: flags.MemoryLimit = None,
     max_drift: flags.MaxDrift = None,
     require: Annotated[bool, typer.Option("--require", help="No verdict is exit code 3.")] = False,
+    bisect: flags.Bisect = False,
+    context_memory: flags.ContextMemory = False,
     json: flags.Json = False,
 ) -> int:
     """Run a bundle again under its limits, and judge it."""
-    from edgeq import pipeline
+    from edgeq import memory_profile, pipeline
 
     with watching() as progress:
         report = pipeline.validate(
             bundle, memory_limit=memory_limit, max_drift=max_drift, require=require, progress=progress
         )
-    return _finish(report, json=json, require=require)
+        if not (bisect or context_memory):
+            return _finish(report, json=json, require=require)
+        profile = memory_profile.profile_memory(
+            bundle, bisect=bisect, context=context_memory, memory_limit=memory_limit, progress=progress
+        )
+    show.report_with_memory(report, profile, json=json)
+    code = _exit_code(report, require=require)
+    return EXIT_RUNTIME_UNAVAILABLE if require and profile.reason and code == EXIT_DONE else code
 
 
 app.command()(plan.plan)
+app.command()(build.build)
 app.command()(compare.compare)
+app.command()(report.report)
 app.command()(serve.serve)
 
 
@@ -268,6 +279,10 @@ def _export(settings: Settings, *, validate: bool, force: bool) -> tuple[Report,
 def _finish(*reports: Report, json: bool, require: bool = False) -> int:
     """Show the reports, and turn the worst verdict into the exit code."""
     show.reports(reports, json=json)
+    return _exit_code(*reports, require=require)
+
+
+def _exit_code(*reports: Report, require: bool) -> int:
     verdicts = {report.verdict for report in reports}
     if Verdict.FAILED in verdicts:
         return EXIT_GATE_FAILED

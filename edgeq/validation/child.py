@@ -20,10 +20,12 @@ from edgeq.errors import EdgeqError, OutputError, RuntimeUnavailableError
 from edgeq.files import NO_SPACE, save_array
 from edgeq.runtimes.generation import Encoder, Model, Opening, TextGenerator
 from edgeq.runtimes.opening import read_compute_unit, read_format, read_interface, runs_apart, runtime_of
-from edgeq.validation.memory import DISK_FULL, LIMITED_FROM, MEMORY_REFUSED, announce, await_limit
+from edgeq.validation.memory import DISK_FULL, LIMITED_FROM, MEMORY_REFUSED, announce, await_limit, held_bytes
 
 PREFILL_TOKENS = 128
 DECODE_TOKENS = 32
+FILL_TOKENS = 4
+"""Decoded at the end of a filled context: enough for the runtime to append to a cache of that length."""
 REPEATS = 3
 SLOW_SECONDS = 10.0
 """What takes longer is not repeated: a GPU that computes on the CPU answers all the same."""
@@ -76,6 +78,10 @@ class _Stages:
     def begin(self, name: str) -> None:
         announce(self._file, name, self._processes)
 
+    def held_bytes(self) -> int:
+        """Dirty memory of the judged processes now."""
+        return held_bytes(self._processes)
+
     def load(self, processes: tuple[int, ...] = ()) -> None:
         """The runtime is there and holds nothing yet; from now on the limit holds. processes: as for `announce`."""
         self._processes = processes
@@ -91,7 +97,6 @@ def _measure(request: dict[str, Any], output: Path) -> dict[str, Any]:
     runtime = runtime_of(format)
     version = runtime.version()
     interface = read_interface(request["interface"])
-    sequences: list[list[int]] = request["sequences"]
     is_apart = runs_apart(format)
     opening = Opening(
         threads=int(request["threads"]),
@@ -106,9 +111,8 @@ def _measure(request: dict[str, Any], output: Path) -> dict[str, Any]:
     model = open_model(model_path, interface, opening)
     try:
         load_seconds = time.perf_counter() - stages.loading_since
-        answers = output / "artifact"
-        answers.mkdir()
-        measured = _exercise(model, sequences, stages, answers, format)
+        loaded = stages.held_bytes()
+        measured = _work(model, request, stages, output, format)
         measured["speed"]["load_seconds"] = load_seconds
         stages.begin("end")
     finally:
@@ -116,29 +120,63 @@ def _measure(request: dict[str, Any], output: Path) -> dict[str, Any]:
     return {
         "status": "done",
         **measured,
+        "loaded_bytes": loaded,
         "facts": model.facts(),
-        "planned_memory": runtime.memory_by_part(model_path),
+        "planned_memory": runtime.memory_by_part(model_path) if request["work"] == "judge" else {},
         "runtime_version": version,
     }
 
 
-def _exercise(
-    model: TextGenerator | Encoder, sequences: Sequence[Sequence[int]], stages: _Stages, answers: Path, format: Format
+def _work(
+    model: TextGenerator | Encoder, request: dict[str, Any], stages: _Stages, output: Path, format: Format
 ) -> dict[str, Any]:
-    """Speed, then what the model says to each sequence, which goes into `answers`."""
+    """What is asked for: to judge the model, to run it, or to fill its context with the first sequence."""
+    sequences: list[list[int]] = request["sequences"]
+    if request["work"] == "fill":
+        _fill(model, sequences[0], stages)
+        return {"speed": {}}
+    speed = _time(model, sequences, stages)
+    if request["work"] == "run":
+        return {"speed": speed}
+    answers = output / "artifact"
+    answers.mkdir()
+    stages.begin("drift")
+    return {"speed": speed, **_answer(model, sequences, answers, format)}
+
+
+def _fill(model: TextGenerator | Encoder, sequence: Sequence[int], stages: _Stages) -> None:
+    """One sentence; or a prompt in one piece, as an app would give it, and the rest token by token."""
     if isinstance(model, Encoder):
         stages.begin("encode")
-        speed = {"latency_ms": _time_encoder(model, sequences)}
-        stages.begin("drift")
-        return {"speed": speed, "batch_cosine_min": _answer_sentences(model, sequences, answers)}
-    speed = _time_generator(model, sequences, stages)
-    stages.begin("drift")
+        model.forward([sequence])
+        return
+    start = len(sequence) - min(FILL_TOKENS, len(sequence) - 1)
+    stages.begin("prefill")
+    model.prefill(sequence[:start])
+    stages.begin("decode")
+    for token in sequence[start:]:
+        model.step(token)
+
+
+def _time(model: TextGenerator | Encoder, sequences: Sequence[Sequence[int]], stages: _Stages) -> dict[str, float]:
+    if isinstance(model, Encoder):
+        stages.begin("encode")
+        return {"latency_ms": _time_encoder(model, sequences)}
+    return _time_generator(model, sequences, stages)
+
+
+def _answer(
+    model: TextGenerator | Encoder, sequences: Sequence[Sequence[int]], answers: Path, format: Format
+) -> dict[str, float]:
+    """What the model says to each sequence goes into `answers`; returns what it says of itself."""
+    if isinstance(model, Encoder):
+        return {"batch_cosine_min": _answer_sentences(model, sequences, answers)}
     for index, sequence in enumerate(sequences):
         _answer_sequence(model, sequence, answers / f"{index:04d}.npy")
     # Drift is measured in chunks there, as the logits of all positions are to be had.
     if format in CHUNKED:
-        return {"speed": speed}
-    return {"speed": speed, "prefill_error": _prefill_error(model, sequences)}
+        return {}
+    return {"prefill_error": _prefill_error(model, sequences)}
 
 
 def _time_generator(generator: TextGenerator, sequences: Sequence[Sequence[int]], stages: _Stages) -> dict[str, float]:

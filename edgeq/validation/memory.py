@@ -18,6 +18,8 @@ from edgeq.validation.limits import DataLimit, Limit, backends, open_limit
 from edgeq.validation.meter import TreeMeter, descendants, process_sample
 
 SAMPLE_SECONDS = 0.005
+LOAD_SAMPLE_SECONDS = 0.001
+"""A model is loaded once: what is held for a moment only has one chance to be seen. Prompts come several times."""
 MEMORY_REFUSED = 87
 """Exit code of a child that was refused memory and could still say so."""
 DISK_FULL = 88
@@ -68,10 +70,14 @@ def available_backends() -> list[tuple[str, bool, str]]:
 def announce(phases: Path, name: str, processes: tuple[int, ...] = ()) -> None:
     """Called by the child: the phase `name` begins now. Carries the child's own reading, so that no phase is too short
     to be seen. processes: the ids of those that are judged from now on in the child's place."""
-    samples = [*filter(None, map(process_sample, processes or (os.getpid(),)))]
-    words = (name, sum(sample.dirty for sample in samples), *processes)
+    words = (name, held_bytes(processes), *processes)
     with phases.open("a", encoding="utf-8") as stream:
         stream.write(" ".join(map(str, words)) + "\n")
+
+
+def held_bytes(processes: tuple[int, ...] = ()) -> int:
+    """Dirty memory of the processes now, of this one for none."""
+    return sum(sample.dirty for sample in filter(None, map(process_sample, processes or (os.getpid(),))))
 
 
 def await_limit() -> None:
@@ -195,7 +201,7 @@ class _Watch:
                 return "limit"
             if time.monotonic() > deadline:
                 return "timeout"
-            time.sleep(SAMPLE_SECONDS)
+            time.sleep(LOAD_SAMPLE_SECONDS if self._phase == LIMITED_FROM else SAMPLE_SECONDS)
         self._read_phases()
         return "limit" if self.peak_dirty > self._allowed else "exit"
 

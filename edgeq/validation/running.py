@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,8 @@ from edgeq.validation.subject import Subject
 
 FREE_SPACE = "Free some space, or point TMPDIR at another disk; then run the same command."
 Values = npt.NDArray[np.floating[Any]]
+Work = Literal["judge", "run", "fill"]
+"""What a child does once the model is open: time it and answer all sequences; only time it; fill a context."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,7 @@ class Judgement:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Run:
+class Run:
     """The child's end and what it wrote down."""
 
     outcome: Outcome
@@ -97,7 +99,7 @@ def run(
     Raises OutputError where the disk is full, CorruptInputError where the reference does not fit.
     """
     references = references.leading(configuration.tokens)
-    done = _run_child(subject, configuration, references, limits, directory)
+    done = run_child(subject, configuration, references.sequences, limits, directory=directory)
     if done.result.get("status") == "runtime_missing":
         return Judgement(missing=str(done.result["reason"]))
     if done.outcome.returncode == DISK_FULL:
@@ -107,7 +109,7 @@ def run(
 
 def _judge(
     subject: Subject,
-    done: _Run,
+    done: Run,
     references: ReferenceSet,
     criteria: Criteria,
     *,
@@ -123,7 +125,7 @@ def _judge(
     elif subject.is_reference:
         gates += (unjudged_memory_gate(sum(planned.values())),)
     if done.outcome.survived or memory is None:
-        gates += (_completed(done, directory, subject),)
+        gates += (completed(done, directory, subject),)
     if not done.outcome.survived or gates[-1].verdict is not Verdict.PASSED:
         return Judgement(gates=gates, memory=memory, planned_memory=planned, runtime_version=version)
     progress.stage("measuring drift")
@@ -144,17 +146,25 @@ def _judge(
     )
 
 
-def _run_child(
-    subject: Subject, configuration: Configuration, references: ReferenceSet, limits: RunLimits, directory: Path
-) -> _Run:
+def run_child(
+    subject: Subject,
+    configuration: Configuration,
+    sequences: Sequence[Sequence[int]],
+    limits: RunLimits,
+    *,
+    directory: Path,
+    work: Work = "judge",
+) -> Run:
+    """Run a bundle's child in `directory`, which is empty. Nothing that the child does raises here."""
     request = {
+        "work": work,
         "format": subject.format,
         "model": str(configuration.model.absolute()),
         "interface": to_plain(subject.interface),
         "threads": configuration.threads,
         "execution_provider": configuration.execution_provider,
         "profile": {"compute_unit": subject.compute_unit},
-        "sequences": references.sequences,
+        "sequences": sequences,
         "output": str(directory),
     }
     path = directory / "request.json"
@@ -177,7 +187,7 @@ def _run_child(
     )
     result_path = directory / "result.json"
     result = json.loads(result_path.read_text(encoding="utf-8")) if result_path.is_file() else {}
-    return _Run(outcome=outcome, result=result, memory=_memory(outcome, runtime_bytes))
+    return Run(outcome=outcome, result=result, memory=_memory(outcome, runtime_bytes))
 
 
 def _environment() -> dict[str, str]:
@@ -209,7 +219,7 @@ def _memory(outcome: Outcome, runtime_bytes: int | None) -> MemorySection | None
     )
 
 
-def _completed(done: _Run, directory: Path, subject: Subject) -> Gate:
+def completed(done: Run, directory: Path, subject: Subject) -> Gate:
     """Whether the child did all that it was asked for, alone with its runtime."""
     opened = done.outcome.baseline_bytes is not None
     if done.outcome.failure:
