@@ -41,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model whose blocks take long enough to quantize that a kill can come between two of them."""
     return tiny_llama(
-        tmp_path_factory.mktemp("slow") / "model", dtype="bfloat16", hidden=256, intermediate=1280, layers=16
+        tmp_path_factory.mktemp("slow") / "model", dtype="bfloat16", hidden=256, intermediate=1280, layers=32
     )
 
 
@@ -169,7 +169,7 @@ def identity(path: Path) -> tuple[int, int]:
 
 def stop_within_quantizing(process: subprocess.Popen[str], store: Path, number: int) -> None:
     """Send a signal as soon as a block is finished; some are not."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline and not finished_blocks(store):
         time.sleep(0.001)
     os.killpg(process.pid, number)
