@@ -97,11 +97,11 @@ def _bundles(
     notes: tuple[str, ...],
 ) -> tuple[Report, ...]:
     """The second half of the pipeline: from a store to sealed bundles."""
-    references = _references(store, model, job, work / "reference", progress)
-    return tuple(_bundle(store, references, job, format, notes, work=work, progress=progress) for format in job.formats)
+    references = make_references(store, model, job, work / "reference", progress)
+    return tuple(make_bundle(store, references, job, one, notes, work=work, progress=progress) for one in job.formats)
 
 
-def _bundle(
+def make_bundle(
     store: QuantizedModel,
     references: ReferenceSet | None,
     job: Job,
@@ -111,6 +111,7 @@ def _bundle(
     work: Path,
     progress: Progress,
 ) -> Report:
+    """From a store to one sealed bundle."""
     artifact = lower_to(store, job.target, format, created(work / f"artifact-{format}"), progress)
     golden = _golden(store, references, job.target)
     output = job.output_of(format)
@@ -351,7 +352,7 @@ def _original(store: QuantizedModel) -> SourceModel:
     return model
 
 
-def _references(
+def make_references(
     store: QuantizedModel, model: SourceModel | None, job: Job, directory: Path, progress: Progress
 ) -> ReferenceSet | None:
     """What the float and the dequantized model say in torch, or None where nobody asks."""

@@ -162,7 +162,7 @@ def test_wrong_settings_are_refused_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["exprt"], "Did you mean 'export'?"),
+        (["exprt"], "Did you mean 'export'"),
         (["export", "--taget", "x"], "--target"),
         (["export", "--bits", "four"], "--bits"),
         (["export", "--bits"], "--bits"),

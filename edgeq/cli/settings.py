@@ -45,6 +45,9 @@ class Settings:
 
 
 KEYS = tuple(field.name for field in fields(Settings))
+BUILD_KEYS = ("models", "targets", "override", "min_decode_tokens_per_second")
+"""Keys of `edgeq build`, which reads the same file; one export has no use for them."""
+LIMITS = ("max_memory", "max_size", "max_drift")
 
 
 def as_task(text: str) -> Task:
@@ -79,7 +82,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
 def read_settings(directory: Path) -> Settings:
     """The settings of `directory`, or the defaults where it has none. Raises UsageError, UnknownNameError."""
     path, table = _table(directory)
-    values = {one_of(key, KEYS, option=path.name): _value(path, key, value) for key, value in table.items()}
+    for key in table:
+        one_of(key, (*KEYS, *BUILD_KEYS), option=path.name)
+    values = {key: _value(path, key, _limit(key, value)) for key, value in table.items() if key in KEYS}
     return replace(Settings(), **values)  # type: ignore[arg-type]  # checked key by key in _value
 
 
@@ -107,6 +112,11 @@ def _read(path: Path) -> dict[str, object]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path.name} cannot be read: {error}.", remedy="Correct it, or move it away.") from error
+
+
+def _limit(key: str, value: object) -> object:
+    """A budget of `edgeq build` may be a table; its limit is what an export is held to."""
+    return value.get("limit") if key in LIMITS and isinstance(value, dict) else value
 
 
 def _value(path: Path, key: str, value: object) -> object:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from edgeq.core.artifact import FileEntry
+from edgeq.core.details import Answer, MemorySample, TokenDivergence
 from edgeq.core.scheme import Codebook
 from edgeq.errors import CorruptInputError
 
@@ -62,7 +63,7 @@ class MemorySection:
     The whole process held process_dirty_bytes, of which baseline_dirty_bytes before it opened the artifact. A baseline
     above what a runtime takes in an app is its Python interface's, and the part above is not in the peak. `survived` is
     False where the process was killed at the limit, or refused memory by it. `phases`: the peak within load, prefill,
-    decode. Raises CorruptInputError where the three do not fit together.
+    decode; `samples`: memory over time, thinned. Raises CorruptInputError where the three do not fit together.
     """
 
     peak_dirty_bytes: int
@@ -73,6 +74,7 @@ class MemorySection:
     backend: str
     survived: bool
     phases: dict[str, int] = field(default_factory=dict)
+    samples: tuple[MemorySample, ...] = ()
 
     def __post_init__(self) -> None:
         baseline, process = self.baseline_dirty_bytes, self.process_dirty_bytes
@@ -119,11 +121,14 @@ Drift = LanguageDrift | EmbeddingDrift
 @dataclass(frozen=True, kw_only=True)
 class DriftSection:
     """quantization: float model against dequantized weights, both in torch. lowering: dequantized weights against the
-    artifact in its runtime. total: float model against the artifact."""
+    artifact in its runtime. total: float model against the artifact. tokens: those of one text; answers: to the
+    beginnings of some; both empty for encoders and where there is no tokenizer."""
 
     quantization: Drift
     lowering: Drift
     total: Drift
+    tokens: tuple[TokenDivergence, ...] = ()
+    answers: tuple[Answer, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,14 @@
-"""JUnit XML: a suite for each target and format, a case for each gate; what was not validated is skipped."""
+"""JUnit XML: a suite for each target and format, a case for each gate; what was not validated is skipped.
+
+Of a whole build a suite is a target, and the class of a case is its cell.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
+from edgeq.core.build import Build, CellResult
 from edgeq.core.report import Gate, Report, Verdict
 from edgeq.reports import figures
 
@@ -18,19 +22,56 @@ def reports_to_junit(reports: Sequence[Report]) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _suite(root: ElementTree.Element, report: Report) -> None:
-    gates = report.gates or (_verdict_gate(report),)
-    name = f"{report.model.source} for {report.target}, {report.format}"
+def build_to_junit(build: Build) -> str:
+    """One document of a whole build. A cell that could not be built is an error; a budget that only warns is told in a
+    case that passed."""
+    root = ElementTree.Element("testsuites", name="edgeq")
+    for target in dict.fromkeys(cell.target for cell in build.cells):
+        _target_suite(root, target, [cell for cell in build.cells if cell.target == target])
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _target_suite(root: ElementTree.Element, target: str, cells: Sequence[CellResult]) -> None:
+    gates = [gate for cell in cells for gate in cell.gates()]
+    errors = [cell for cell in cells if cell.error]
+    warnings = sum(len(cell.warnings) for cell in cells)
+    suite = _suite_element(root, target, gates, errors=len(errors), others=warnings)
+    properties = ElementTree.SubElement(suite, "properties")
+    for cell in cells:
+        for key, value in (("key", cell.key), *(() if cell.report is None else _properties(cell.report))):
+            ElementTree.SubElement(properties, "property", name=_xml(f"{cell.name}.{key}"), value=_xml(value))
+    for cell in cells:
+        if cell.error:
+            case = ElementTree.SubElement(suite, "testcase", name="build", classname=_xml(cell.name))
+            ElementTree.SubElement(case, "error", message=_xml(cell.error), type="build")
+        for gate in cell.gates():
+            _case(suite, gate, class_name=cell.name)
+        for gate in cell.warnings:
+            name = _xml(f"{gate.name} (warning)")
+            case = ElementTree.SubElement(suite, "testcase", name=name, classname=_xml(cell.name))
+            ElementTree.SubElement(case, "system-out").text = _xml(f"warning: {gate.reason}")
+
+
+def _suite_element(
+    root: ElementTree.Element, name: str, gates: Sequence[Gate], *, errors: int = 0, others: int = 0
+) -> ElementTree.Element:
+    """others: cases that pass whatever they say."""
     counts = {verdict: sum(gate.verdict is verdict for gate in gates) for verdict in Verdict}
-    suite = ElementTree.SubElement(
+    return ElementTree.SubElement(
         root,
         "testsuite",
         name=_xml(name),
-        tests=str(len(gates)),
+        tests=str(len(gates) + errors + others),
         failures=str(counts[Verdict.FAILED]),
-        errors="0",
+        errors=str(errors),
         skipped=str(counts[Verdict.NOT_VALIDATED]),
     )
+
+
+def _suite(root: ElementTree.Element, report: Report) -> None:
+    gates = report.gates or (_verdict_gate(report),)
+    suite = _suite_element(root, f"{report.model.source} for {report.target}, {report.format}", gates)
     properties = ElementTree.SubElement(suite, "properties")
     for key, value in _properties(report):
         ElementTree.SubElement(properties, "property", name=key, value=_xml(value))

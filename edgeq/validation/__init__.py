@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,7 @@ def _together(
 
 
 def _backend(configuration: Configuration, judged: Judgement) -> BackendSection:
+    """Without what is only shown, and once: the report has it of the first run."""
     verdict, reason = verdict_of(judged.gates)
     return BackendSection(
         name=configuration.name,
@@ -156,8 +157,8 @@ def _backend(configuration: Configuration, judged: Judgement) -> BackendSection:
         is_required=configuration.is_required,
         verdict=Verdict.NOT_VALIDATED if judged.missing else verdict,
         reason=judged.missing or reason,
-        memory=judged.memory,
-        drift=judged.drift,
+        memory=judged.memory and replace(judged.memory, samples=()),
+        drift=judged.drift and replace(judged.drift, tokens=(), answers=()),
         speed=judged.speed,
         gates=judged.gates,
         facts=judged.facts,

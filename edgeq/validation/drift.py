@@ -68,6 +68,11 @@ def language_drift(pairs: Iterable[tuple[Values, Values, Sequence[int]]]) -> Lan
     )
 
 
+def token_divergences(p: Doubles, q: Doubles) -> list[float]:
+    """KL(p || q) in nats of each row of log-probabilities `[tokens, vocabulary]`."""
+    return [_finite(value) for value in _divergence(p, q)]
+
+
 def embedding_drift(reference: Values, candidate: Values) -> EmbeddingDrift:
     """Agreement of embeddings `[sentences, dim]`, row by row and in the order of their pairwise similarities."""
     a, b = reference.astype(np.float64), candidate.astype(np.float64)

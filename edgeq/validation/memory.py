@@ -16,6 +16,7 @@ from typing import Literal, TextIO
 
 from edgeq.validation.limits import DataLimit, Limit, backends, open_limit
 from edgeq.validation.meter import TreeMeter, descendants, process_sample
+from edgeq.validation.trace import Trace
 
 SAMPLE_SECONDS = 0.005
 LOAD_SAMPLE_SECONDS = 0.001
@@ -48,7 +49,8 @@ class Outcome:
 
     `peak_dirty_bytes` is the whole process', from the moment on that the limit holds. `baseline_bytes` is what it held
     at that moment: 0 where the limit holds from the start, None where it ended before. `survived` is False where the
-    limit ended it. `failure` says in words how it ended, "" for exit code 0.
+    limit ended it. `failure` says in words how it ended, "" for exit code 0. `samples` are `(seconds, bytes, phase)`
+    since the limit holds, thinned.
     """
 
     returncode: int
@@ -60,6 +62,7 @@ class Outcome:
     survived: bool
     failure: str
     phases: dict[str, int] = field(default_factory=dict)
+    samples: tuple[tuple[float, int, str], ...] = ()
 
 
 def available_backends() -> list[tuple[str, bool, str]]:
@@ -139,6 +142,7 @@ def run_limited(
         survived=ending not in ("limit", "refused"),
         failure=_failure(ending, process.returncode, limit.name, timeout),
         phases=watch.phases,
+        samples=watch.samples(),
     )
 
 
@@ -182,6 +186,7 @@ class _Watch:
         self._allowed: float = math.inf
         self._partial = ""
         self._phase = "start"
+        self._trace, self._started = Trace(), time.monotonic()
 
     def until_end(self, deadline: float) -> Ending:
         """Sample until the process ends by itself, holds too much, or time is up; it may still be running then."""
@@ -205,9 +210,14 @@ class _Watch:
         self._read_phases()
         return "limit" if self.peak_dirty > self._allowed else "exit"
 
+    def samples(self) -> tuple[tuple[float, int, str], ...]:
+        """Memory over time since the limit holds."""
+        return tuple(self._trace.samples())
+
     def _set_limit(self, baseline: int) -> None:
         """Let the process hold `limit_bytes` and what is not counted of its baseline; what was held before is past."""
         self.baseline = self.peak_dirty = baseline
+        self._trace, self._started = Trace(), time.monotonic()
         allowed = self._limit_bytes + uncounted_bytes(baseline, self._runtime_bytes)
         self._allowed = allowed if self._limit.set(allowed) else -1
 
@@ -226,6 +236,7 @@ class _Watch:
     def _record(self, dirty: int) -> None:
         self.peak_dirty = max(self.peak_dirty, dirty)
         self.phases[self._phase] = max(self.phases.get(self._phase, 0), dirty)
+        self._trace.add(time.monotonic() - self._started, dirty, self._phase)
 
     def _read_phases(self) -> None:
         """Take in new announcements; each carries a reading that still belongs to the phase before it."""

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 import edgeq
+from edgeq.core.details import MemorySample
 from edgeq.core.records import to_plain
 from edgeq.core.report import Drift, DriftSection, Gate, MemorySection, SpeedSection, Verdict
 from edgeq.errors import CorruptInputError, OutputError
@@ -43,8 +44,11 @@ from edgeq.validation.memory import (
 )
 from edgeq.validation.reference_set import ReferenceSet
 from edgeq.validation.subject import Subject
+from edgeq.validation.texts import Decode, answers_of, decoder, tokens_of
 
 FREE_SPACE = "Free some space, or point TMPDIR at another disk; then run the same command."
+_NOT_THE_ARTIFACT = ("start", "runtime", "end")
+"""Phases before the artifact is opened and after its work."""
 Values = npt.NDArray[np.floating[Any]]
 Work = Literal["judge", "run", "fill"]
 """What a child does once the model is open: time it and answer all sequences; only time it; fill a context."""
@@ -129,7 +133,7 @@ def _judge(
     if not done.outcome.survived or gates[-1].verdict is not Verdict.PASSED:
         return Judgement(gates=gates, memory=memory, planned_memory=planned, runtime_version=version)
     progress.stage("measuring drift")
-    drift = _drift(references, directory / "artifact")
+    drift = _drift(references, directory / "artifact", decoder(subject.tokenizer))
     gates += drift_gates(drift, criteria, subject.interface.vocabulary)
     if "batch_cosine_min" in result:
         gates += (batch_gate(float(result["batch_cosine_min"]), criteria),)
@@ -212,10 +216,13 @@ def _memory(outcome: Outcome, runtime_bytes: int | None) -> MemorySection | None
         backend=outcome.backend,
         survived=outcome.survived,
         phases={
-            name: max(0, peak - uncounted)
-            for name, peak in outcome.phases.items()
-            if name not in ("start", "runtime", "end")
+            name: max(0, peak - uncounted) for name, peak in outcome.phases.items() if name not in _NOT_THE_ARTIFACT
         },
+        samples=tuple(
+            MemorySample(seconds=round(seconds, 4), dirty_bytes=max(0, dirty - uncounted), phase=phase)
+            for seconds, dirty, phase in outcome.samples
+            if phase not in _NOT_THE_ARTIFACT
+        ),
     )
 
 
@@ -236,7 +243,7 @@ def completed(done: Run, directory: Path, subject: Subject) -> Gate:
     return same("completed", "no" if reason else "yes", "yes", reason)
 
 
-def _drift(references: ReferenceSet, answers: Path) -> DriftSection:
+def _drift(references: ReferenceSet, answers: Path, decode: Decode | None) -> DriftSection:
     artifact = [np.load(answers / f"{index:04d}.npy", mmap_mode="r") for index in range(len(references.sequences))]
     indices = range(len(artifact))
     dequantized = [references.dequantized_values(index) for index in indices]
@@ -247,10 +254,13 @@ def _drift(references: ReferenceSet, answers: Path) -> DriftSection:
                 f"The reference of sequence {index} has another shape than the artifact's answer.",
                 remedy="Export the bundle again.",
             )
+    shown = decode if references.task == "text-generation" else None
     return DriftSection(
         quantization=_compare(references, original, dequantized),
         lowering=_compare(references, dequantized, artifact),
         total=_compare(references, original, artifact),
+        tokens=tokens_of(references.sequences[0], original[0], dequantized[0], artifact[0], shown) if shown else (),
+        answers=answers_of(references.sequences, original, artifact, shown) if shown else (),
     )
 
 

@@ -1,0 +1,72 @@
+"""Details: what is shown beside figures and judged by nothing. Each part is empty where nobody recorded it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeq.core.frontier import PlanReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightGroup:
+    """Weights of one purpose. bytes: codes, scales and zero points, as one model of the bundle holds them; schemes:
+    tensors by label. The last group of a model, `rest`, has no tensors: float weights and the graph itself."""
+
+    name: str
+    tensors: int
+    parameters: int
+    bytes: int
+    schemes: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorySample:
+    """Dirty memory that counts against the limit, `seconds` after the model began to load."""
+
+    seconds: float
+    dirty_bytes: int
+    phase: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenDivergence:
+    """KL divergences in nats of the predictions that follow one token of a text; `text` is the token's own."""
+
+    text: str
+    quantization: float
+    lowering: float
+    total: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerDivergence:
+    """Error of the hidden states that leave a block: root of the squared differences' sum over that of the squares."""
+
+    layer: int
+    relative_error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextWord:
+    """One candidate for what follows, and its probability from 0 to 1."""
+
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What two models say to one prompt, their most likely tokens first."""
+
+    prompt: str
+    original: tuple[NextWord, ...]
+    exported: tuple[NextWord, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Details:
+    """What a page shows and no report holds. plan: the recipe's size and drift frontier."""
+
+    weight_groups: tuple[WeightGroup, ...] = ()
+    layers: tuple[LayerDivergence, ...] = ()
+    plan: PlanReport | None = None
