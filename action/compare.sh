@@ -5,7 +5,7 @@ set -euo pipefail
 set -f
 comparison="$EDGEQ_REPORTS/comparison.md"
 code=0
-if [[ -d $EDGEQ_BASELINE ]]; then
+if [[ -f $EDGEQ_BASELINE/build.json ]]; then
     read -ra limits <<<"$EDGEQ_GROWTH_LIMITS"
     edgeq compare "$EDGEQ_BASELINE" "$EDGEQ_OUTPUT" --markdown "$comparison" "${limits[@]}" || code=$?
 else
@@ -17,8 +17,6 @@ if [[ -f $comparison ]]; then
 fi
 echo "exit-code=$code" >>"$GITHUB_OUTPUT"
 
-rm -rf "$EDGEQ_BASELINE"
 mkdir -p "$EDGEQ_BASELINE"
-baseline="$(cd "$EDGEQ_BASELINE" && pwd)"
-(cd "$EDGEQ_OUTPUT" && find . -name report.json -exec sh -c 'mkdir -p "$0/${1%/*}" && cp "$1" "$0/$1"' "$baseline" {} \;)
+cp "$EDGEQ_OUTPUT/build.json" "$EDGEQ_BASELINE/"
 if ((code > 1)); then exit "$code"; fi

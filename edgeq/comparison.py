@@ -1,4 +1,4 @@
-"""What changed from OLD to NEW: two bundles, two report.json, or two directories of bundles of the same names."""
+"""What changed from OLD to NEW: two bundles, two reports, two builds, or two directories with the same bundles."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeq.bundle.manifest import MANIFEST, Manifest, read_manifest
+from edgeq.bundle.manifest import Manifest
 from edgeq.core.artifact import WeightLocation
 from edgeq.core.comparison import BundlePair, Change, Comparison, Direction, GrowthLimit, SchemeChange
 from edgeq.core.report import LanguageDrift, Report, Verdict
 from edgeq.core.scheme import Scheme
 from edgeq.errors import UsageError
-from edgeq.reports.json import read_report
-
-REPORT = "report.json"
-_DEEPEST = 4
-"""Folders below a build in which its bundles are looked for: model, target, format, and one to spare."""
+from edgeq.finding import Found, find_reports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +71,11 @@ _FIGURES = (
 def compare(old: Path, new: Path, limits: GrowthLimits | None = None) -> Comparison:
     """Every figure of both sides, bundle by bundle. A verdict that got worse, or a figure past its limit, fails.
 
-    Bundles of a build are paired by their path in it. Raises UsageError where a side holds no report, or the two have
-    no name in common, CorruptInputError where a report or a manifest cannot be read.
+    The cells of builds are paired by their names, other bundles by their path. Raises UsageError where a side holds no
+    report, or the two have no name in common, CorruptInputError where a report or a manifest cannot be read.
     """
     limits = limits or GrowthLimits()
-    before, after = _sides(old), _sides(new)
+    before, after = find_reports(old), find_reports(new)
     if len(before) == len(after) == 1:  # two bundles are a pair, whatever they are called
         before, after = {"": next(iter(before.values()))}, {"": next(iter(after.values()))}
     common = sorted(before.keys() & after.keys())
@@ -100,34 +96,22 @@ def compare(old: Path, new: Path, limits: GrowthLimits | None = None) -> Compari
     )
 
 
-def _sides(path: Path) -> dict[str, Path]:
-    """Reports by name: the path of their bundle within `path`."""
-    if path.is_file():
-        return {"": path}
-    if (path / REPORT).is_file():
-        return {"": path / REPORT}
-    patterns = ["/".join(["*"] * depth) + f"/{MANIFEST}" for depth in range(1, _DEEPEST + 1)]
-    found = [manifest.parent for pattern in patterns for manifest in sorted(path.glob(pattern))]
-    if not found:
-        raise UsageError(
-            f"There is no bundle at {path}.", remedy="Name a bundle, a report.json, or a build's directory."
-        )
-    return {bundle.relative_to(path).as_posix(): bundle / REPORT for bundle in found}
-
-
-def _pair(name: str, old_path: Path, new_path: Path, limits: GrowthLimits) -> BundlePair:
-    old, new = read_report(old_path), read_report(new_path)
-    changes = tuple(_change(figure, old, new, limits) for figure in _FIGURES)
-    changes = tuple(change for change in changes if (change.old, change.new) != (None, None))
+def _pair(name: str, old: Found, new: Found, limits: GrowthLimits) -> BundlePair:
+    changes: tuple[Change, ...] = ()
+    if old.report is not None and new.report is not None:
+        changes = tuple(_change(figure, old.report, new.report, limits) for figure in _FIGURES)
+        changes = tuple(change for change in changes if (change.old, change.new) != (None, None))
     problems = [change.reason for change in changes if change.verdict is Verdict.FAILED]
-    if _rank(new.verdict) < _rank(old.verdict):
+    if new.report is None:
+        problems.append(f"it could not be built: {new.error}")
+    elif _rank(new.verdict) < _rank(old.verdict):
         problems.insert(0, f"the verdict was {old.verdict} and is {new.verdict}")
     return BundlePair(
         name=name,
         old_verdict=old.verdict,
         new_verdict=new.verdict,
         changes=changes,
-        schemes=_scheme_changes(_manifest(old_path), _manifest(new_path)),
+        schemes=_scheme_changes(old.manifest, new.manifest),
         verdict=Verdict.FAILED if problems else Verdict.PASSED,
         reason="; ".join(problems),
     )
@@ -152,11 +136,6 @@ def _change(figure: _Figure, old_report: Report, new_report: Report, limits: Gro
 
 def _rank(verdict: Verdict) -> int:
     return (Verdict.FAILED, Verdict.NOT_VALIDATED, Verdict.PASSED).index(verdict)
-
-
-def _manifest(report: Path) -> Manifest | None:
-    """The manifest beside a report; None where the report lies alone."""
-    return read_manifest(report.parent) if (report.parent / MANIFEST).is_file() else None
 
 
 def _scheme_changes(old: Manifest | None, new: Manifest | None) -> tuple[SchemeChange, ...]:

@@ -173,7 +173,7 @@ def test_a_weight_with_another_grid_is_named(tmp_path: Path) -> None:
 
 def test_what_holds_no_bundle_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "report.json", passed_report())
-    with pytest.raises(UsageError, match="no bundle at"):
+    with pytest.raises(UsageError, match="no report at"):
         compare(path, tmp_path / "nowhere")
     (tmp_path / "text.json").write_text("no json")
     with pytest.raises(CorruptInputError):
