@@ -6,6 +6,7 @@ set -f # the patterns are edgeq's
 mkdir -p "$EDGEQ_REPORTS"
 arguments=(--output "$EDGEQ_OUTPUT" --jobs "$EDGEQ_JOBS")
 arguments+=(--markdown "$EDGEQ_REPORTS/edgeq.md" --junit "$EDGEQ_REPORTS/junit.xml" --sarif "$EDGEQ_REPORTS/edgeq.sarif")
+arguments+=(--html "$EDGEQ_REPORTS/edgeq.html")
 if [[ -n $EDGEQ_CONFIG ]]; then arguments+=(--config "$EDGEQ_CONFIG"); fi
 for pattern in $EDGEQ_ONLY; do arguments+=(--only "$pattern"); done
 

@@ -109,7 +109,7 @@ def test_build_asks_for_reports_and_shows_them(runner: Runner) -> None:
     (call,) = runner.calls()
     assert call[:5] == ["build", "--output", "build/edgeq", "--jobs", "2"]
     assert call[-6:] == ["--config", "ci.toml", "--only", "android-*", "--only", "ios-*"]
-    assert {"--markdown", "--junit", "--sarif"} <= set(call)
+    assert {"--markdown", "--junit", "--sarif", "--html"} <= set(call)
     assert runner.text("GITHUB_STEP_SUMMARY") == "# what build says\n"
     assert runner.outputs() == {"summary": f"{runner.directory}/reports/edgeq.md", "exit-code": "0"}
 

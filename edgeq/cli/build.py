@@ -78,7 +78,12 @@ def _write(found: Build, *, junit: Path | None, sarif: Path | None, markdown: Pa
     from edgeq.reports.junit import build_to_junit
     from edgeq.reports.sarif import build_to_sarif
 
-    wanted = ((junit, build_to_junit), (sarif, build_to_sarif), (markdown, build_markdown), (html, _page))
+    wanted = (
+        (junit, build_to_junit),
+        (sarif, build_to_sarif),
+        (markdown, build_markdown),
+        (html if any(cell.report for cell in found.cells) else None, _page),
+    )
     for path, render in wanted:
         if path is not None:
             with output_errors(path):

@@ -67,7 +67,7 @@ def test_an_impossible_budget_is_exit_1_and_red_in_every_file(place: Path, worke
     assert cli.run(["build"]) == 0
     worker.forget()
     (place / "edgeq.toml").write_text(f"{SETTINGS}[[override]]\nselect = 'rpi5-8gb-search'\nmax_size = 1\n")
-    files = {name: place / "ci" / f"out.{name}" for name in ("junit", "sarif", "markdown")}
+    files = {name: place / "ci" / f"out.{name}" for name in ("junit", "sarif", "markdown", "html")}
     arguments = [word for name, path in files.items() for word in (f"--{name}", str(path))]
     assert cli.run(["build", *arguments]) == 1
     assert worker.tasks == []
@@ -80,6 +80,7 @@ def test_an_impossible_budget_is_exit_1_and_red_in_every_file(place: Path, worke
         "| rpi5-8gb-search",
         "## rpi5-8gb-search ❌",
     ]
+    assert "4 bundles: 1 failed, 3 passed" in files["html"].read_text()
 
 
 def test_a_warning_is_exit_0(place: Path, worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +91,8 @@ def test_a_warning_is_exit_0(place: Path, worker: Worker, capsys: pytest.Capture
 
 def test_a_cell_that_is_not_built_is_exit_1(place: Path, worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
     worker.broken = {"android-search"}
-    assert cli.run(["build"]) == 1
+    assert cli.run(["build", "--html", "page.html"]) == 1
+    assert "3 bundles: 3 passed" in (place / "page.html").read_text()
     assert "android-search: android-search is too strange" in capsys.readouterr().out
 
 
@@ -120,3 +122,9 @@ def test_a_directory_without_settings_is_exit_2(
     assert cli.run(["build"]) == 2
     assert "There is no edgeq.toml here" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_build_without_a_bundle_has_no_page(place: Path, worker: Worker) -> None:
+    worker.broken = {"android-search"}
+    assert cli.run(["build", "--only", "android-search", "--html", "page.html"]) == 1
+    assert not (place / "page.html").exists()
