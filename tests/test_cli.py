@@ -15,10 +15,10 @@ import pytest
 import edgeq
 from edgeq import cli, pipeline
 from edgeq.cli.settings import Settings
-from edgeq.cli.values import parse_size
 from edgeq.cli.watch import PlainProgress
 from edgeq.core.report import Report, Verdict
 from edgeq.errors import CorruptInputError, RuntimeUnavailableError, SourceNotFoundError, UsageError
+from edgeq.values import parse_size
 from tests.reports.samples import passed_report
 
 REPORT = passed_report()

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from edgeq.bundle.stage import bundle_name
-from edgeq.cli.values import one_of, parse_size
 from edgeq.core.model import Task
 from edgeq.core.recipe import Effort
 from edgeq.errors import UsageError
 from edgeq.models.demo_model import DEMO_NAME
+from edgeq.values import one_of, parse_size
 
 SETTINGS_FILE = "edgeq.toml"
 PROJECT_FILE = "pyproject.toml"

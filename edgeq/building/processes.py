@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -60,21 +61,22 @@ def run_steps(
     """Do all steps, in their order as far as `after` allows, at most `jobs` at once.
 
     finished: is told of each task as it ends, with what went wrong or "". A task whose `after` failed is not begun and
-    has its error. logs: a directory for what the processes print.
+    has its error. logs: a directory for what the processes print, and for the tracebacks of defects.
     """
     if not steps:
         return
     if jobs == 1:
-        _one_by_one(steps, progress, finished)
+        _one_by_one(steps, logs, progress, finished)
     else:
         _Pool(jobs, logs, finished).run(steps, progress)
 
 
-def _one_by_one(steps: Sequence[Step], progress: Progress, finished: Callable[[Task, str], None]) -> None:
+def _one_by_one(steps: Sequence[Step], logs: Path, progress: Progress, finished: Callable[[Task, str], None]) -> None:
     outcomes: Outcomes = {}
     for step in steps:
-        error = _inherited(step, outcomes) or _attempt(step.task, Named(progress, step.task.name))
-        outcomes[step.task.name] = error
+        name = step.task.name
+        error = _inherited(step, outcomes) or _attempt(step.task, Named(progress, name), logs / f"{name}.log")
+        outcomes[name] = error
         finished(step.task, error)
 
 
@@ -82,15 +84,26 @@ def _inherited(step: Step, outcomes: Mapping[str, str]) -> str:
     return outcomes[step.after] if step.after is not None else ""
 
 
-def _attempt(task: Task, progress: Progress) -> str:
+def _attempt(task: Task, progress: Progress, log: Path) -> str:
     """What went wrong, "" where nothing did. A defect of edgeq is one cell's error too: the others are still wanted."""
     try:
         perform(task, progress)
     except EdgeqError as error:
         return str(error)
-    except Exception as error:
-        return f"Internal error: {type(error).__name__}: {error}"
+    except Exception as error:  # whatever a defect raises; what is needed to find it is kept
+        return f"Internal error: {type(error).__name__}: {error} ({_kept(traceback.format_exc(), log)})"
     return ""
+
+
+def _kept(text: str, log: Path) -> str:
+    """Add a traceback to a log: where it is, in words."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        return f"its traceback could not be written to {log}: {error.strerror}"
+    return f"its traceback is in {log}"
 
 
 class _Pool:
@@ -176,7 +189,7 @@ def _child(task: Task, sender: Connection, log: Path) -> None:
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     try:
-        sender.send(_attempt(task, SilentProgress()))
+        sender.send(_attempt(task, SilentProgress(), log))
     except KeyboardInterrupt:  # the terminal's, which the parent has too
         os._exit(1)
     sender.close()

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from edgeq.cli import flags, show
-from edgeq.cli.values import parse_size
 from edgeq.core.comparison import GrowthLimit
 from edgeq.core.report import Verdict
 from edgeq.errors import EXIT_DONE, EXIT_GATE_FAILED, UsageError
+from edgeq.values import parse_size
 
 _PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 _NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*")

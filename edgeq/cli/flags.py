@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from edgeq.cli.settings import as_effort, as_task
-from edgeq.cli.values import parse_bits, parse_size
+from edgeq.values import parse_bits, parse_size
 
 Model = Annotated[
     str | None,

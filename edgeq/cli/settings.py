@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from edgeq.cli.values import one_of, parse_size
 from edgeq.core.model import Task
 from edgeq.core.recipe import Effort
 from edgeq.errors import UsageError
+from edgeq.values import one_of, parse_size
 
 SETTINGS_FILE = "edgeq.toml"
 PROJECT_FILE = "pyproject.toml"

@@ -8,7 +8,7 @@ import pytest
 
 from edgeq.building.budgets import judge
 from edgeq.building.configuration import Budgets, Limit
-from edgeq.core.report import Gate, Report, Verdict
+from edgeq.core.report import EmbeddingDrift, Gate, Report, Verdict
 from edgeq.validation import REFERENCE_EXECUTED, REFERENCE_RUNTIME
 from edgeq.validation.gates import backend_gate
 from tests.reports.samples import MIB, browser_report, encoder_report, killed_report, passed_report, unvalidated_report
@@ -91,7 +91,8 @@ def test_a_wider_budget_lifts_a_gate_that_failed() -> None:
 def test_an_encoder_drifts_by_its_cosine_and_decodes_nothing() -> None:
     report = encoder_report()
     assert report.drift is not None
-    drift = 1 - report.drift.total.cosine_mean  # type: ignore[union-attr]
+    assert isinstance(report.drift.total, EmbeddingDrift)
+    drift = 1 - report.drift.total.cosine_mean
     budgets = Budgets(max_drift=Limit(limit=drift * 1.001), min_decode_tokens_per_second=Limit(limit=1))
     judged = judge(report, budgets, app_bytes=SIZE).report
     assert gate_of(judged, "total_cosine_mean").verdict is Verdict.PASSED

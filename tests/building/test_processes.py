@@ -83,7 +83,21 @@ def test_a_defect_is_one_tasks_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(processes, "perform", perform)
     told = run([Step(task=unreadable(tmp_path, name)) for name in ("bad", "good")], tmp_path, jobs=1)
-    assert told == {"bad": "Internal error: ZeroDivisionError: by zero", "good": ""}
+    assert told["good"] == ""
+    assert told["bad"].startswith("Internal error: ZeroDivisionError: by zero (its traceback is in ")
+    (log,) = tmp_path.rglob("bad.log")
+    assert str(log) in told["bad"]
+    assert 'raise ZeroDivisionError("by zero")' in log.read_text(encoding="utf-8")
+
+
+def test_a_traceback_that_cannot_be_kept_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def perform(_task: Task, _progress: object) -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(processes, "perform", perform)
+    (tmp_path / "file").touch()
+    told = run([Step(task=unreadable(tmp_path, "bad"))], tmp_path / "file", jobs=1)
+    assert "its traceback could not be written to" in told["bad"]
 
 
 def test_ctrl_c_is_not_an_error_of_a_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 from edgeq.building.budgets import judge
 from edgeq.building.configuration import Budgets, Limit
 from edgeq.core.build import Build, CellResult, verdict_of_cells
-from edgeq.core.report import Report, Verdict
+from edgeq.core.report import EmbeddingDrift, Report, Verdict
 from edgeq.errors import CorruptInputError, UsageError
 from edgeq.reports.build import build_markdown, build_text, read_build
 from edgeq.reports.junit import build_to_junit
@@ -88,7 +88,8 @@ def test_an_encoders_drift_is_what_its_cosine_lacks() -> None:
     report = encoder_report()
     assert report.drift is not None
     line = build_text(build_of(cell("android-e", report))).splitlines()[1].split()
-    assert float(line[5]) == pytest.approx(1 - report.drift.total.cosine_mean, rel=1e-3)  # type: ignore[union-attr]
+    assert isinstance(report.drift.total, EmbeddingDrift)
+    assert float(line[5]) == pytest.approx(1 - report.drift.total.cosine_mean, rel=1e-3)
 
 
 def test_markdown_marks_the_failed_cells_alone(build: Build) -> None:
