@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeq.core.frontier import PlanReport
-
 
 @dataclass(frozen=True, kw_only=True)
 class WeightGroup:
@@ -39,14 +37,6 @@ class TokenDivergence:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerDivergence:
-    """Error of the hidden states that leave a block: root of the squared differences' sum over that of the squares."""
-
-    layer: int
-    relative_error: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class NextWord:
     """One candidate for what follows, and its probability from 0 to 1."""
 
@@ -65,8 +55,6 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Details:
-    """What a page shows and no report holds. plan: the recipe's size and drift frontier."""
+    """What a page shows and no report holds."""
 
     weight_groups: tuple[WeightGroup, ...] = ()
-    layers: tuple[LayerDivergence, ...] = ()
-    plan: PlanReport | None = None

@@ -15,8 +15,6 @@ from edgeq.reports.html_extras import (
     answers_section,
     backends_section,
     files_section,
-    frontier_section,
-    layers_section,
     notes_section,
     tokens_section,
 )
@@ -109,8 +107,6 @@ def _article(page: Page, index: int, *, single: bool) -> Markup:
         drift_section(report),
         answers_section(report),
         tokens_section(report),
-        layers_section(details),
-        frontier_section(details),
         speed_section(report),
         backends_section(report),
         notes_section(report),

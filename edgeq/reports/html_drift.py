@@ -1,19 +1,18 @@
-"""Pictures of drift: its parts against their limits, by token and by layer, and the frontier of size and drift."""
+"""Pictures of drift: its parts against their limits, and what it is by token."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 
-from edgeq.core.details import LayerDivergence, TokenDivergence
-from edgeq.core.frontier import PlanReport
+from edgeq.core.details import TokenDivergence
 from edgeq.core.report import Drift, DriftSection, Gate, LanguageDrift
-from edgeq.reports.figures import number, size
+from edgeq.reports.figures import number
 from edgeq.reports.html_drawing import Across, drawing, logarithmic, powers, text, upright
 from edgeq.reports.html_markup import Child, Markup, classed, element
 from edgeq.reports.html_words import DRIFT_WORDS
 
-ROW, LAYERS, FRONTIER = 54, 150, 260
+ROW = 54
 MOST_TOKENS = 400
 TINTS = (0.01, 0.05, 0.2, 1.0)
 """From what divergence on a token is drawn darker, in nats."""
@@ -57,55 +56,6 @@ def token_strip(tokens: Sequence[TokenDivergence]) -> Markup:
 def tint(divergence: float) -> int:
     """From 0, nothing to see, to 4."""
     return sum(1 for bound in TINTS if not divergence < bound)
-
-
-def layer_columns(layers: Sequence[LayerDivergence]) -> Markup:
-    """The error that leaves each block, first block on the left."""
-    most = max((layer.relative_error for layer in layers if math.isfinite(layer.relative_error)), default=0.0) or 1.0
-    step = 100 / len(layers)
-    every = max(1, -(-len(layers) // 12))
-    base, top = LAYERS - 24, 22
-    parts: list[Child] = []
-    for index, layer in enumerate(layers):
-        height = (base - top) * min(layer.relative_error / most, 1.0)
-        box = {"x": f"{index * step + step * 0.12:.2f}%", "width": f"{step * 0.76:.2f}%", "y": f"{base - height:.1f}"}
-        note = element("title", {}, f"block {layer.layer}: {number(layer.relative_error)}")
-        parts.append(element("rect", {**box, "height": f"{height:.1f}", "class": "bar", "rx": "2"}, note))
-        if index % every == 0:
-            parts.append(text((index + 0.5) * step, LAYERS - 7, f"{layer.layer}", "tick"))
-        if layer.relative_error == most:
-            anchor = "start" if index < len(layers) / 4 else "end" if index > 3 * len(layers) / 4 else "middle"
-            parts.append(text((index + 0.5) * step, base - height - 6, number(most), "value", anchor))
-    worst = max(layers, key=lambda layer: layer.relative_error)
-    said = f"Error after each of {len(layers)} blocks; most after block {worst.layer}, {number(worst.relative_error)}."
-    return drawing(LAYERS, said, *parts)
-
-
-def frontier_plot(plan: PlanReport) -> Markup:
-    """Bytes of the weights across, drift upwards, both logarithmic: the best, the uniform and the chosen plans."""
-    points = [*plan.frontier, *plan.uniform, *(() if plan.chosen is None else (plan.chosen,))]
-    least, most = min(point.bytes for point in points), max(point.bytes for point in points)
-    low, high = _decades([point.drift for point in points])
-    upwards = logarithmic(low, high)
-
-    def place(point_bytes: int, drift: float) -> tuple[float, float]:
-        wide = math.log(most / least) or 1.0
-        return 14 + 82 * math.log(point_bytes / least) / wide, 14 + (FRONTIER - 54) * (98 - upwards(drift)) / 96
-
-    parts: list[Child] = []
-    for power in range(low, high + 1):
-        y = place(least, 10.0**power)[1]
-        parts.append(element("line", {"x1": "0", "x2": "100%", "y1": f"{y:.1f}", "y2": f"{y:.1f}", "class": "grid"}))
-        parts.append(text(0, y - 4, f"{10.0**power:g}", "tick", "start"))
-    parts += [text(14, FRONTIER - 8, size(least), "tick"), text(96, FRONTIER - 8, size(most), "tick", "end")]
-    groups = (("best", plan.frontier), ("uniform", plan.uniform), ("chosen", (plan.chosen,) if plan.chosen else ()))
-    for of_class, group in groups:
-        for point in group:
-            x, y = place(point.bytes, point.drift)
-            note = f"{of_class}: {size(point.bytes)}, drift {number(point.drift)}"
-            box = {"cx": f"{x:.2f}%", "cy": f"{y:.1f}", "r": "7" if of_class == "chosen" else "4", "class": of_class}
-            parts.append(element("circle", box, element("title", {}, note)))
-    return drawing(FRONTIER, f"Size against drift of {len(points)} plans.", *parts)
 
 
 def drift_key() -> Markup:

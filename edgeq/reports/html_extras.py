@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgeq.core.details import Answer, Details, NextWord
+from edgeq.core.details import Answer, NextWord
 from edgeq.core.report import Report
 from edgeq.reports import figures
-from edgeq.reports.html_drift import MOST_TOKENS, TINTS, frontier_plot, layer_columns, token_strip
+from edgeq.reports.html_drift import MOST_TOKENS, TINTS, token_strip
 from edgeq.reports.html_markup import Child, Markup, classed, element
 from edgeq.reports.html_sections import Section, note, paragraph, table
 
@@ -43,32 +43,6 @@ def tokens_section(report: Report) -> Section | None:
     return Section(
         title="Change by token",
         content=(paragraph(words + cut), token_strip(tokens), classed("p", "key", *scale, "nats")),
-    )
-
-
-def layers_section(details: Details) -> Section | None:
-    """Where in the model the error arises."""
-    if not details.layers:
-        return None
-    words = "How far what leaves each block is from the original's, as a share of it. A step up is where harm is done."
-    return Section(title="Change by layer", wide=False, content=(paragraph(words), layer_columns(details.layers)))
-
-
-def frontier_section(details: Details) -> Section | None:
-    """What other recipes would have cost."""
-    plan = details.plan
-    if plan is None or not plan.frontier:
-        return None
-    how = "measured" if plan.is_measured else "predicted from gradients"
-    words = f"Smaller is to the left, closer to the original is further down; drift in {plan.drift_unit}, {how}."
-    key = [
-        classed("span", f"sign {sign}", words)
-        for sign, words in (("best", "best for its size"), ("uniform", "all layers alike"), ("chosen", "chosen"))
-    ]
-    return Section(
-        title="Size and drift of other recipes",
-        wide=False,
-        content=(paragraph(words), frontier_plot(plan), classed("p", "key", *key)),
     )
 
 

@@ -12,13 +12,11 @@ from edgeq.core.artifact import FileEntry
 from edgeq.core.details import (
     Answer,
     Details,
-    LayerDivergence,
     MemorySample,
     NextWord,
     TokenDivergence,
     WeightGroup,
 )
-from edgeq.core.frontier import FrontierPoint, PlanReport
 from edgeq.core.report import Gate, Report, Verdict
 from edgeq.errors import UsageError
 from edgeq.reports.html import LARGEST, Page, reports_to_html
@@ -115,23 +113,10 @@ def recorded(report: Report) -> Report:
 
 def full_details() -> Details:
     """All that is beside a report."""
-    point = FrontierPoint(bytes=3 * MIB, bits_per_weight=4.0, drift=0.02, schemes={"int4": 1})
     return Details(
         weight_groups=(
             WeightGroup(name="embedding", tensors=1, parameters=9, bytes=MIB, schemes={"int8 g64 asym": 1}),
             WeightGroup(name="rest", tensors=0, parameters=0, bytes=3 * MIB, schemes={}),
-        ),
-        layers=(LayerDivergence(layer=0, relative_error=0.01), LayerDivergence(layer=1, relative_error=0.03)),
-        plan=PlanReport(
-            source="demo",
-            architecture="LlamaForCausalLM",
-            parameters=9,
-            target="android",
-            format="onnx",
-            context_length=512,
-            costs=(),
-            frontier=(point, dataclasses.replace(point, bytes=5 * MIB, drift=0.001)),
-            chosen=point,
         ),
     )
 
@@ -307,7 +292,7 @@ def test_samples_take_the_place_of_phases() -> None:
 
 
 def test_details_are_shown_where_they_are_known_only() -> None:
-    titles = ("Where the bytes are", "Change by token", "Change by layer", "The same prompt", "Size and drift of other")
+    titles = ("Where the bytes are", "Change by token", "The same prompt")
     with_details = page_of(recorded(passed_report()), full_details()).text
     without = page_of(passed_report()).text
     assert [title for title in titles if title not in with_details] == []
