@@ -6,7 +6,7 @@ load -> plan -> quantize -> lower -> stage -> validate -> seal
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgeq import summary
@@ -34,14 +34,13 @@ from edgeq.reports.json import read_report, report_to_json
 from edgeq.reports.markdown import report_to_markdown
 from edgeq.runtimes.opening import runtime_of
 from edgeq.store import QuantizedModel
-from edgeq.targets.profiles import ALL_FORMATS, formats_of, load_profile
+from edgeq.targets.profiles import ALL_FORMATS, formats_of, load_profile, with_accuracy_level
 from edgeq.validation import validate_bundle
 from edgeq.validation.gates import Criteria, check_drift_limit
 from edgeq.validation.reference_set import ReferenceSet
 from edgeq.workplace import STORE, created, undone, workplace
 
 DEFAULT_TARGET = "android"
-ACCURACY_LEVELS = (1, 4)
 VALIDATION = "validation"
 
 
@@ -164,7 +163,7 @@ def export_formats(
     linears', `embedding_bits` those of embeddings and head. calibration: UTF-8 text or JSONL, else what the model
     writes. Sizes are bytes, max_drift nats per token (1 - cosine for encoders). Raises EdgeqError, each with a remedy.
     """
-    profile = _profile(target, accuracy_level)
+    profile = with_accuracy_level(load_profile(target), accuracy_level)
     chosen = asked_recipe(
         bits, method, effort, group_size=group_size, symmetric=symmetric, embedding_bits=embedding_bits, path=recipe
     )
@@ -304,17 +303,6 @@ def validate(
             f"{bundle} could not be validated: {measurement.reason}.", remedy="See `edgeq doctor` for what is missing."
         )
     return summary.remeasured(report, measurement)
-
-
-def _profile(target: str, accuracy_level: int | None) -> TargetProfile:
-    profile = load_profile(target)
-    if accuracy_level is None:
-        return profile
-    if accuracy_level not in ACCURACY_LEVELS:
-        raise UsageError(
-            f"There is no accuracy level {accuracy_level}.", remedy="Use 4 (int8 activations) or 1 (float32)."
-        )
-    return replace(profile, accuracy_level=accuracy_level)
 
 
 def _default_output(model: str | Path | None, profile: TargetProfile, bits: int | Auto) -> Path:

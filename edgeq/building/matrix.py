@@ -14,9 +14,7 @@ from edgeq.core.target import Format, TargetProfile
 from edgeq.errors import UnknownNameError, UsageError
 from edgeq.planning import Budget, asked_recipe, budget_for
 from edgeq.quantization.methods import resolve_method
-from edgeq.targets.profiles import formats_of, load_profile
-
-ACCURACY_LEVELS = (1, 4)
+from edgeq.targets.profiles import formats_of, load_profile, with_accuracy_level
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +92,7 @@ def _as_settings(values: Mapping[str, object]) -> CellSettings:
 def _cells(name: str, model: ModelEntry, profile: TargetProfile, settings: CellSettings) -> list[Cell]:
     """One cell per format. What an export would refuse is refused here, with the cell's name."""
     try:
-        profile = _with_accuracy(profile, settings.accuracy_level)
+        profile = with_accuracy_level(profile, settings.accuracy_level)
         formats = formats_of(profile, settings.format)
         recipe = asked_recipe(
             settings.bits,
@@ -123,14 +121,6 @@ def _cells(name: str, model: ModelEntry, profile: TargetProfile, settings: CellS
         )
         for format in formats
     ]
-
-
-def _with_accuracy(profile: TargetProfile, level: int | None) -> TargetProfile:
-    if level is None:
-        return profile
-    if level not in ACCURACY_LEVELS:
-        raise UsageError(f"There is no accuracy level {level}.", remedy="Use 4 (int8 activations) or 1 (float32).")
-    return replace(profile, accuracy_level=level)
 
 
 def _allocation(settings: CellSettings) -> Budget | None:

@@ -83,6 +83,15 @@ def load_profile(name_or_path: str) -> TargetProfile:
     return _load_named(name_or_path)
 
 
+def with_accuracy_level(profile: TargetProfile, level: int | None) -> TargetProfile:
+    """The profile with another accuracy level, or its own for None. Raises UsageError where there is no such level."""
+    if level is None:
+        return profile
+    if level not in _ACCURACY_LEVELS:
+        raise UsageError(f"There is no accuracy level {level}.", remedy="Use 4 (int8 activations) or 1 (float32).")
+    return dataclasses.replace(profile, accuracy_level=level)
+
+
 def _load_named(name: str) -> TargetProfile:
     names = available_profiles()
     if name not in names:
