@@ -253,11 +253,12 @@ def _tried(
 
 def _rounded(plan: Plan) -> Plan:
     """The same schemes by the fastest method: sizes do not depend on it."""
-    return Plan(
+    return replace(
+        plan,
         assignments={
             name: assignment if assignment.scheme.is_float else replace(assignment, method=_fastest(assignment.scheme))
             for name, assignment in plan.assignments.items()
-        }
+        },
     )
 
 

@@ -49,9 +49,11 @@ class Assignment:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Assignments by tensor name; a tensor that is not named here keeps its float values."""
+    """Assignments by tensor name; a tensor that is not named here keeps its float values. `effort`: how long trained
+    methods may take."""
 
     assignments: dict[str, Assignment]
+    effort: Effort = "default"
 
     def scheme(self, tensor: str) -> Scheme | None:
         assignment = self.assignments.get(tensor)

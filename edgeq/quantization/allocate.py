@@ -79,7 +79,7 @@ def plan_for(
         scheme = rule.scheme if rule else _default_scheme(recipe, info, weight, grid)
         method = _method(scheme, rule.method if rule else recipe.method, recipe.effort, weight, has_text=has_text)
         assignments[name] = Assignment(scheme=scheme, method=method)
-    return Plan(assignments=assignments)
+    return Plan(assignments=assignments, effort=recipe.effort)
 
 
 SCALE_DTYPES: tuple[ScaleDtype, ...] = ("bfloat16", "float16", "float32")

@@ -102,13 +102,14 @@ def _divergence(expected: Tensor, found: Tensor, task: Task) -> Tensor:
 
 
 def _rounded(plan: Plan) -> Plan:
-    return Plan(
+    return replace(
+        plan,
         assignments={
             name: replace(assignment, method=_without_text(assignment.scheme))
             if assignment.method in CALIBRATED
             else assignment
             for name, assignment in plan.assignments.items()
-        }
+        },
     )
 
 

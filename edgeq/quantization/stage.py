@@ -101,7 +101,9 @@ def quantize(
     if trained:
         draft_plan = _draft(plan, model.info)
         draft = quantize(model, draft_plan, directory / DRAFT, calibration=calibration, progress=progress)
-        distilled = distill(model, draft, trained, calibration, progress, state=directory / TRAINING)
+        distilled = distill(
+            model, draft, trained, calibration, progress, effort=plan.effort, state=directory / TRAINING
+        )
     units = _units(model.info)
     total, done = sum(unit.parameters for unit in units), 0
     with workers() as pool:
@@ -124,13 +126,14 @@ def trains(plan: Plan) -> bool:
 
 def _draft(plan: Plan, info: ModelInfo) -> Plan:
     """The same schemes, with the methods that training starts from."""
-    return Plan(
+    return replace(
+        plan,
         assignments={
             name: replace(assignment, method=_before_training(info.weights[name]))
             if assignment.method == DISTILL
             else assignment
             for name, assignment in plan.assignments.items()
-        }
+        },
     )
 
 

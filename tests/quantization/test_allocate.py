@@ -189,6 +189,7 @@ def test_codebooks_of_linears_are_fitted_to_text_where_there_is_some(model: Fake
     assert method_of(model, Recipe(method=method)) == method
     assert method_of(model, Recipe(method=method), has_text=True) == "refit"
     assert method_of(model, Recipe(method=method, effort="best")) == "refit"
+    assert allocate(model, Recipe(method=method, effort="best"), target(), ("coreml",)).effort == "best"
     table = {"kmeans": "kmeans", "nf4": "mse"}[method]  # NF4 has no 8 bits
     assert method_of(model, Recipe(method=method), has_text=True, tensor="embed.weight") == table
 

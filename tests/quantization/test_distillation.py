@@ -77,6 +77,20 @@ def test_unseen_sequences_gain_and_scales_stay_storable(tmp_path: Path) -> None:
     assert set(found.floats) == {name for name in store.names() if "norm" in name}
 
 
+def test_the_best_effort_takes_more_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distillation, "STEPS", {3: 5})
+    model = load(tiny_llama(tmp_path / "source"))
+    store = draft(model, tmp_path / "store")
+    seen: list[tuple[int, int]] = []
+
+    def advance(done: int, total: int, _: str) -> None:
+        seen.append((done, total))
+
+    distill(model, store, linears(store), SEQUENCES, advance)
+    distill(model, store, linears(store), SEQUENCES, advance, effort="best")
+    assert seen == [(step, 5) for step in range(1, 6)] + [(step, 15) for step in range(1, 16)]
+
+
 def test_what_does_not_help_is_thrown_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainable, "CODE_RATE", {3: 3.0})
     monkeypatch.setattr(distillation, "STEPS", {3: 5})
