@@ -7,6 +7,6 @@ if [[ $EDGEQ_BUILD_CODE == 0 && $EDGEQ_COMPARE_CODE == 0 ]]; then
     exit 0
 fi
 echo "verdict=failed" >>"$GITHUB_OUTPUT"
-if [[ $EDGEQ_BUILD_CODE != 0 ]]; then echo "::error::a cell of the build failed: see the summary"; fi
+if [[ $EDGEQ_BUILD_CODE != 0 ]]; then echo "::error::a cell of the build failed, or has no verdict: see the summary"; fi
 if [[ $EDGEQ_COMPARE_CODE != 0 ]]; then echo "::error::something grew past its limit: see the comparison in the summary"; fi
 exit 1

@@ -73,9 +73,10 @@ def runner(tmp_path: Path) -> Runner:
     return Runner(tmp_path)
 
 
-def build(runner: Runner, *, config: str = "", only: str = "") -> int:
+def build(runner: Runner, *, config: str = "", only: str = "", require: str = "false") -> int:
     inputs = {"EDGEQ_CONFIG": config, "EDGEQ_ONLY": only, "EDGEQ_JOBS": "2", "EDGEQ_OUTPUT": "build/edgeq"}
-    return runner.run("build", **inputs, EDGEQ_REPORTS=str(runner.directory / "reports"))
+    reports = str(runner.directory / "reports")
+    return runner.run("build", **inputs, EDGEQ_REQUIRE=require, EDGEQ_REPORTS=reports)
 
 
 def compare(runner: Runner, limits: str = "") -> int:
@@ -114,7 +115,13 @@ def test_build_asks_for_reports_and_shows_them(runner: Runner) -> None:
     assert runner.outputs() == {"summary": f"{runner.directory}/reports/edgeq.md", "exit-code": "0"}
 
 
-@pytest.mark.parametrize(("code", "ends_with"), [(1, 0), (2, 2), (5, 5)])
+def test_verdicts_can_be_required(runner: Runner) -> None:
+    build(runner)
+    build(runner, require="true")
+    assert ["--require" in call for call in runner.calls()] == [False, True]
+
+
+@pytest.mark.parametrize(("code", "ends_with"), [(1, 0), (2, 2), (3, 0), (5, 5)])
 def test_only_a_verdict_lets_the_job_go_on(runner: Runner, code: int, ends_with: int) -> None:
     runner.code = code
     assert build(runner) == ends_with
@@ -144,7 +151,7 @@ def test_later_builds_are_compared_and_replace_it(runner: Runner) -> None:
 
 @pytest.mark.parametrize(
     ("built", "compared", "verdict"),
-    [("0", "0", "passed"), ("1", "0", "failed"), ("0", "1", "failed"), ("", "", "failed")],
+    [("0", "0", "passed"), ("1", "0", "failed"), ("0", "1", "failed"), ("3", "0", "failed"), ("", "", "failed")],
 )
 def test_the_verdict_is_the_worst(runner: Runner, built: str, compared: str, verdict: str) -> None:
     code = runner.run("verdict", EDGEQ_BUILD_CODE=built, EDGEQ_COMPARE_CODE=compared)

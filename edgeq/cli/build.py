@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from edgeq.cli import flags, show
+from edgeq.cli.verdicts import exit_code
 from edgeq.cli.watch import watching
-from edgeq.core.report import Verdict
-from edgeq.errors import EXIT_DONE, EXIT_GATE_FAILED
 
 if TYPE_CHECKING:
     from edgeq.core.build import Build
@@ -54,6 +53,7 @@ def build(
     html: HtmlFile = None,
     json: flags.Json = False,
     force: Again = False,
+    require: flags.Require = False,
 ) -> int:
     """Build the bundles that the settings name, of which only what changed is made again."""
     from edgeq import building
@@ -68,7 +68,7 @@ def build(
         show.document(found)
     else:
         show.line(build_text(found))
-    return EXIT_GATE_FAILED if found.verdict is Verdict.FAILED else EXIT_DONE
+    return exit_code([found.verdict], require=require)
 
 
 def _write(found: Build, *, junit: Path | None, sarif: Path | None, markdown: Path | None, html: Path | None) -> None:

@@ -10,6 +10,7 @@ from typer import Argument, Option
 from edgeq.cli.settings import as_effort, as_task
 from edgeq.values import parse_bits, parse_size
 
+Require = Annotated[bool, Option("--require", help="No verdict is exit code 3.")]
 Model = Annotated[
     str | None,
     Argument(help="Directory or hub id. Default: the settings' model, else the embedded demo.", show_default=False),

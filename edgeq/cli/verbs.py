@@ -9,12 +9,12 @@ import typer
 
 from edgeq.cli import build, compare, flags, plan, report, serve, show
 from edgeq.cli.settings import Settings, override, read_settings
+from edgeq.cli.verdicts import exit_code
 from edgeq.cli.watch import watching
-from edgeq.core.report import Report, Verdict
+from edgeq.core.report import Report
 from edgeq.errors import (
     EXIT_BAD_INPUT,
     EXIT_DONE,
-    EXIT_GATE_FAILED,
     EXIT_RUNTIME_UNAVAILABLE,
 )
 
@@ -156,7 +156,7 @@ def validate(
     bundle: flags.Bundle,
     memory_limit: flags.MemoryLimit = None,
     max_drift: flags.MaxDrift = None,
-    require: Annotated[bool, typer.Option("--require", help="No verdict is exit code 3.")] = False,
+    require: flags.Require = False,
     bisect: flags.Bisect = False,
     context_memory: flags.ContextMemory = False,
     json: flags.Json = False,
@@ -174,7 +174,7 @@ def validate(
             bundle, bisect=bisect, context=context_memory, memory_limit=memory_limit, progress=progress
         )
     show.report_with_memory(report, profile, json=json)
-    code = _exit_code(report, require=require)
+    code = exit_code([report.verdict], require=require)
     return EXIT_RUNTIME_UNAVAILABLE if require and profile.reason and code == EXIT_DONE else code
 
 
@@ -279,11 +279,4 @@ def _export(settings: Settings, *, validate: bool, force: bool) -> tuple[Report,
 def _finish(*reports: Report, json: bool, require: bool = False) -> int:
     """Show the reports, and turn the worst verdict into the exit code."""
     show.reports(reports, json=json)
-    return _exit_code(*reports, require=require)
-
-
-def _exit_code(*reports: Report, require: bool) -> int:
-    verdicts = {report.verdict for report in reports}
-    if Verdict.FAILED in verdicts:
-        return EXIT_GATE_FAILED
-    return EXIT_RUNTIME_UNAVAILABLE if require and Verdict.NOT_VALIDATED in verdicts else EXIT_DONE
+    return exit_code((report.verdict for report in reports), require=require)

@@ -56,6 +56,15 @@ def test_every_flag_is_handed_on(place: Path, monkeypatch: pytest.MonkeyPatch) -
     ]
 
 
+@pytest.mark.parametrize(("flags", "code"), [([], 0), (["--require"], 3)])
+def test_no_verdict_is_exit_3_where_one_is_required(
+    flags: list[str], code: int, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unknown = Build(edgeq_version="0", settings="", verdict=Verdict.NOT_VALIDATED, cells=())
+    monkeypatch.setattr(building, "build", lambda *_, **__: unknown)
+    assert cli.run(["build", *flags]) == code
+
+
 def test_json_is_what_build_json_says(place: Path, worker: Worker, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["build", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
