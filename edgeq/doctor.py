@@ -42,8 +42,8 @@ class FormatSupport:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BrowserPart:
-    """Something that browser bundles are judged with; `detail` is what was found, or how to get it."""
+class Part:
+    """Something that browser bundles or arm64's kernels are run with; `detail` is what was found, or how to get it."""
 
     name: str
     usable: bool
@@ -75,7 +75,8 @@ class Diagnosis:
     platform: str
     tools: tuple[Tool, ...]
     formats: tuple[FormatSupport, ...]
-    browser: tuple[BrowserPart, ...]
+    browser: tuple[Part, ...]
+    arm64: tuple[Part, ...]
     memory_limits: tuple[MemoryLimit, ...]
     missing: tuple[Missing, ...]
 
@@ -99,7 +100,8 @@ def examine() -> Diagnosis:
         platform=platform.platform(),
         tools=tools,
         formats=formats,
-        browser=_browser_parts(),
+        browser=_parts(_browser_examinations()),
+        arm64=_parts({"kernels": _arm64_detail}),
         memory_limits=limits,
         missing=tuple(missing),
     )
@@ -113,7 +115,25 @@ def install_browser(progress: Progress) -> None:
     install(progress)
 
 
-def _browser_parts() -> tuple[BrowserPart, ...]:
+def install_arm64(progress: Progress) -> None:
+    """Fetch what runs arm64's kernels here, unless this machine is arm64. Raises as `edgeq.runtimes.arm64.install`."""
+    from edgeq.runtimes.arm64.install import install
+
+    install(progress)
+
+
+def _arm64_detail() -> str:
+    from edgeq.runtimes.arm64.emulator import find_emulator, host_architecture
+    from edgeq.runtimes.arm64.install import TRIED_ON
+
+    if host_architecture() == "arm64":
+        return "this machine's own"
+    emulator = find_emulator()
+    version = emulator.probe(TRIED_ON)
+    return f"onnxruntime {version} under qemu {emulator.version()} in {emulator.directory}"
+
+
+def _browser_examinations() -> dict[str, Callable[[], str]]:
     from edgeq.runtimes.browser import packages, programs
 
     def packages_detail() -> str:
@@ -129,15 +149,18 @@ def _browser_parts() -> tuple[BrowserPart, ...]:
             raise RuntimeUnavailableError(what, remedy=programs.CHROMIUM_REMEDY)
         return f"{programs.program_version(path) or 'of no version'}, {path}"
 
-    examined = {"node": node_detail, "npm packages": packages_detail, "chromium": chromium_detail}
-    return tuple(_browser_part(name, examine) for name, examine in examined.items())
+    return {"node": node_detail, "npm packages": packages_detail, "chromium": chromium_detail}
 
 
-def _browser_part(name: str, examine: Callable[[], str]) -> BrowserPart:
+def _parts(examined: dict[str, Callable[[], str]]) -> tuple[Part, ...]:
+    return tuple(_part(name, examine) for name, examine in examined.items())
+
+
+def _part(name: str, examine: Callable[[], str]) -> Part:
     try:
-        return BrowserPart(name=name, usable=True, detail=examine())
+        return Part(name=name, usable=True, detail=examine())
     except RuntimeUnavailableError as error:
-        return BrowserPart(name=name, usable=False, detail=f"{error.what} {error.remedy}")
+        return Part(name=name, usable=False, detail=f"{error.what} {error.remedy}")
 
 
 def _version(distribution: str) -> str | None:

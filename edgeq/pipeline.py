@@ -19,7 +19,7 @@ from edgeq.core.model import Task
 from edgeq.core.recipe import Effort, Recipe
 from edgeq.core.records import to_plain
 from edgeq.core.report import Report
-from edgeq.core.target import Format, TargetProfile
+from edgeq.core.target import Architecture, Format, TargetProfile
 from edgeq.errors import OutputError, RuntimeUnavailableError, SourceNotFoundError, UsageError
 from edgeq.files import output_errors
 from edgeq.lowering import lower as lower_to
@@ -273,11 +273,14 @@ def validate(
     memory_limit: int | None = None,
     max_drift: float | None = None,
     require: bool = False,
+    arch: Architecture | None = None,
+    all_cpus: bool = False,
     progress: Progress | None = None,
 ) -> Report:
     """Judge a bundle again, by its own reference, under `memory_limit` bytes or its target's.
 
-    require: a verdict of `not_validated` raises RuntimeUnavailableError instead of being returned.
+    arch and all_cpus as for `validate_bundle`. require: a verdict of `not_validated` raises RuntimeUnavailableError
+    instead of being returned.
     Raises BadInputError where the bundle cannot be read.
     """
     manifest = read_manifest(bundle)
@@ -296,6 +299,8 @@ def validate(
                 bundle_limit_bytes=_mib(manifest.profile.bundle_limit_mib),
                 max_drift=max_drift,
             ),
+            arch=arch,
+            all_cpus=all_cpus,
             progress=progress,
         )
     if require and not summary.fully_judged(measurement):

@@ -80,6 +80,7 @@ def cell_key(cell: Cell, store: str) -> str:
             platform.system(),
             platform.machine(),
             _browser(cell.format),
+            _emulator(cell),
         ]
     )
 
@@ -108,6 +109,14 @@ def _browser(format: Format) -> list[str | None]:
     from edgeq.runtimes.browser.programs import find_chromium
 
     return [cache_directory().name if is_installed() else None, str(find_chromium())]
+
+
+def _emulator(cell: Cell) -> str | None:
+    """What else a bundle is run on here, as one that could not be is to be tried again."""
+    from edgeq.runtimes.arm64.lock import installed_directory
+
+    found = installed_directory()
+    return found.name if cell.profile.validate_cpus and found.is_dir() else None
 
 
 def _file_digest(path: Path | None) -> str | None:

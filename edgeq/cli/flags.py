@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from edgeq.cli.settings import as_effort, as_task
+from edgeq.cli.settings import as_architecture, as_effort, as_installation, as_task
 from edgeq.values import parse_bits, parse_size
 
 Require = Annotated[bool, Option("--require", help="No verdict is exit code 3.")]
@@ -78,6 +78,16 @@ Evaluation = Annotated[
 MemoryLimit = Annotated[
     Any, Option(parser=parse_size, help="Run under this limit. Default: the target's.", metavar="SIZE")
 ]
+Arch = Annotated[
+    Any,
+    Option(
+        parser=as_architecture,
+        help="Judge drift by these kernels, emulated where this machine has others. Default: the target's, where they "
+        "can run.",
+        metavar="x86_64|arm64",
+    ),
+]
+AllCpus = Annotated[bool, Option("--all-cpus", help="Run on every arm64 CPU that the target names.")]
 Bisect = Annotated[
     bool,
     Option("--bisect", help="Also find the smallest memory that the bundle runs in, to within 2 %: about ten runs."),
@@ -99,5 +109,13 @@ NoValidate = Annotated[bool, Option("--no-validate", help="Do not run the bundle
 Force = Annotated[bool, Option("--force", help="Replace an existing output.")]
 InstallBrowser = Annotated[
     bool, Option("--install-browser", help="First fetch the npm packages that browser bundles are judged with.")
+]
+Install = Annotated[
+    Any,
+    Option(
+        parser=as_installation,
+        help="First fetch what runs arm64's kernels on x86-64 Linux (110 MB), or what --install-browser does.",
+        metavar="arm64|browser",
+    ),
 ]
 Json = Annotated[bool, Option("--json", help="Print JSON, and nothing else, on stdout.")]

@@ -10,6 +10,7 @@ from typing import Literal, cast, get_args
 
 from edgeq.core.model import Task
 from edgeq.core.recipe import Effort
+from edgeq.core.target import Architecture
 from edgeq.errors import UsageError
 from edgeq.values import one_of, parse_size
 
@@ -47,12 +48,23 @@ class Settings:
 KEYS = tuple(field.name for field in fields(Settings))
 BUILD_KEYS = ("models", "targets", "override", "min_decode_tokens_per_second")
 """Keys of `edgeq build`, which reads the same file; one export has no use for them."""
+Installation = Literal["arm64", "browser"]
 LIMITS = ("max_memory", "max_size", "max_drift")
 
 
 def as_task(text: str) -> Task:
     """A task's name, checked. Raises UnknownNameError."""
     return cast("Task", one_of(text, get_args(Task), option="task"))
+
+
+def as_architecture(text: str) -> Architecture:
+    """An instruction set's name, checked. Raises UnknownNameError."""
+    return cast("Architecture", one_of(text, get_args(Architecture), option="arch"))
+
+
+def as_installation(text: str) -> Installation:
+    """What `edgeq doctor` can fetch, checked. Raises UnknownNameError."""
+    return cast("Installation", one_of(text, get_args(Installation), option="install"))
 
 
 def as_effort(text: str) -> Effort:

@@ -157,6 +157,8 @@ def validate(
     memory_limit: flags.MemoryLimit = None,
     max_drift: flags.MaxDrift = None,
     require: flags.Require = False,
+    arch: flags.Arch = None,
+    all_cpus: flags.AllCpus = False,
     bisect: flags.Bisect = False,
     context_memory: flags.ContextMemory = False,
     json: flags.Json = False,
@@ -166,7 +168,13 @@ def validate(
 
     with watching() as progress:
         report = pipeline.validate(
-            bundle, memory_limit=memory_limit, max_drift=max_drift, require=require, progress=progress
+            bundle,
+            memory_limit=memory_limit,
+            max_drift=max_drift,
+            require=require,
+            arch=arch,
+            all_cpus=all_cpus,
+            progress=progress,
         )
         if not (bisect or context_memory):
             return _finish(report, json=json, require=require)
@@ -235,13 +243,17 @@ def run(
 
 
 @app.command()
-def doctor(install_browser: flags.InstallBrowser = False, json: flags.Json = False) -> int:
+def doctor(
+    install: flags.Install = None, install_browser: flags.InstallBrowser = False, json: flags.Json = False
+) -> int:
     """Say what this machine can do, what is missing, and how to get it."""
     from edgeq import doctor as machine
 
-    if install_browser:
-        with watching() as progress:
+    with watching() as progress:
+        if install_browser or install == "browser":
             machine.install_browser(progress)
+        if install == "arm64":
+            machine.install_arm64(progress)
     diagnosis = machine.examine()
     show.facts(diagnosis, json=json)
     return EXIT_RUNTIME_UNAVAILABLE if diagnosis.missing else EXIT_DONE

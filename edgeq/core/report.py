@@ -119,16 +119,38 @@ Drift = LanguageDrift | EmbeddingDrift
 
 
 @dataclass(frozen=True, kw_only=True)
+class ArchitectureDrift:
+    """What the kernels of one instruction set answer. cpu: the emulated one, "" for this machine's own.
+
+    difference: the answers of this machine's own kernels against these; None for those themselves. All three are None
+    where nothing ran; `reason` then says why. `verdict` is of these drifts alone. runtime: with versions, the
+    emulator's too.
+    """
+
+    architecture: str
+    cpu: str
+    runtime: str
+    verdict: Verdict
+    reason: str
+    lowering: Drift | None = None
+    total: Drift | None = None
+    difference: Drift | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DriftSection:
     """quantization: float model against dequantized weights, both in torch. lowering: dequantized weights against the
     artifact in its runtime. total: float model against the artifact. tokens: those of one text; answers: to the
-    beginnings of some; both empty for encoders and where there is no tokenizer."""
+    beginnings of some; both empty for encoders and where there is no tokenizer. architectures: where the device has
+    another instruction set than this machine, this machine's first; what is judged is then the second one's, if it
+    ran."""
 
     quantization: Drift
     lowering: Drift
     total: Drift
     tokens: tuple[TokenDivergence, ...] = ()
     answers: tuple[Answer, ...] = ()
+    architectures: tuple[ArchitectureDrift, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,9 @@ Format = Literal["onnx", "executorch", "coreml", "transformersjs"]
 Surface = Literal["android", "edge", "ios", "browser"]
 ComputeUnit = Literal["cpu", "gpu", "neural_engine"]
 ExecutionProvider = Literal["wasm", "webgpu"]
+Architecture = Literal["x86_64", "arm64"]
+Cpu = Literal["cortex-a53", "cortex-a55", "cortex-a72", "cortex-a76", "cortex-a710"]
+"""Of arm64: a53 and a72 lack dot products of int8, a55 and a76 have them, a710 also multiplies matrices of int8."""
 Confidence = Literal["published", "measured", "estimated"]
 
 
@@ -33,6 +36,8 @@ class TargetProfile:
     execution_providers: what computes in a browser, the preferred first; empty elsewhere.
     file_limit_mib, buffer_limit_mib: the largest file that a browser fetches, the largest tensor that it takes whole.
     increased_memory_limit: the limit holds with iOS' entitlement of that name, which the app must declare.
+    validate_arch: the device's instruction set, whose kernels are judged where this machine can run them.
+    validate_cpus: its CPUs of that instruction set, the first for every validation; empty without validate_arch.
     provenance: one entry per limit, keyed by field name.
     """
 
@@ -51,6 +56,8 @@ class TargetProfile:
     file_limit_mib: int | None = None
     buffer_limit_mib: int | None = None
     increased_memory_limit: bool = False
+    validate_arch: Architecture | None = None
+    validate_cpus: tuple[Cpu, ...] = ()
     provenance: dict[str, Provenance]
 
     @property

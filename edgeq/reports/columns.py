@@ -42,9 +42,13 @@ def report_summary(report: Report) -> Group:
     drift = figures.drift(report)
     if drift is not None:
         parts += [Text(), _grid(drift.columns, drift.rows), Text(f"  {figures.drift_sample(report)}", style="dim")]
+    architectures = figures.architectures(report)
+    if architectures is not None:
+        parts += [Text(), _runs(architectures), Text(f"  {figures.architecture_columns(report)}", style="dim")]
+        parts += [Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in figures.architecture_facts(report)]
     backends = figures.backends(report)
     if backends is not None:
-        parts += [Text(), _backends(backends), Text(f"  {figures.backend_columns(report)}", style="dim")]
+        parts += [Text(), _runs(backends), Text(f"  {figures.backend_columns(report)}", style="dim")]
         parts += [Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in figures.backend_facts(report)]
     if report.gates:
         parts += [Text(), _gates(report)]
@@ -153,7 +157,7 @@ def _memory(report: Report) -> Table:
     return line
 
 
-def _backends(table: figures.FiguresTable) -> Table:
+def _runs(table: figures.FiguresTable) -> Table:
     last = len(table.columns) - 1
     return _grid(table.columns, table.rows, right=range(1, last), wrap=(0, last), styled=last)
 

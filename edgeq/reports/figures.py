@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeq.core.report import BackendSection, Drift, Gate, LanguageDrift, Report, SpeedSection, Verdict
+from edgeq.core.report import (
+    ArchitectureDrift,
+    BackendSection,
+    Drift,
+    Gate,
+    LanguageDrift,
+    Report,
+    SpeedSection,
+    Verdict,
+)
 from edgeq.core.scheme import FLOAT_BITS
 
 VERDICT_WORDS = {Verdict.PASSED: "passed", Verdict.FAILED: "failed", Verdict.NOT_VALIDATED: "not validated"}
@@ -87,7 +96,14 @@ def process(report: Report) -> str:
     section = report.memory
     if section is None:
         return ""
-    return f"process {size(section.process_dirty_bytes)}, of which baseline {size(section.baseline_dirty_bytes)}"
+    baseline = size(section.baseline_dirty_bytes)
+    return f"process {size(section.process_dirty_bytes)}, of which baseline {baseline}{_where(report)}"
+
+
+def _where(report: Report) -> str:
+    """On what memory and speed were measured, where drift was on something else."""
+    rows = () if report.drift is None else report.drift.architectures
+    return f", measured on {rows[0].architecture}" if any(row.difference is not None for row in rows) else ""
 
 
 def drift(report: Report) -> FiguresTable | None:
@@ -131,6 +147,39 @@ def drift_sample(report: Report) -> str:
             f"perplexity {number(total.perplexity_float)} -> {number(total.perplexity)}"
         )
     return f"over {total.sentences:,} sentences"
+
+
+def architectures(report: Report) -> FiguresTable | None:
+    """This machine's kernels beside the device's; None where they are the same, or nothing ran."""
+    if report.drift is None or not report.drift.architectures:
+        return None
+    rows = report.drift.architectures
+    columns = ("kernels", "lowering", "total", f"from {rows[0].architecture}", "relative", "verdict")
+    return FiguresTable(columns=columns, rows=tuple(map(_architecture_cells, rows)))
+
+
+def architecture_columns(report: Report) -> str:
+    """What the columns of `architectures` are."""
+    mean = "mean KL divergence" if report.drift and isinstance(report.drift.total, LanguageDrift) else "mean cosine"
+    return f"{mean}; relative: the error that leads from this machine's answers to those"
+
+
+def architecture_facts(report: Report) -> tuple[str, ...]:
+    """What ran them, and what is wrong with any, in one line each."""
+    rows = () if report.drift is None else report.drift.architectures
+    runtimes = dict.fromkeys(f"{row.architecture}: {row.runtime}" for row in rows if row.runtime)
+    return (*runtimes, *(f"{_kernels(row)}: {row.reason}" for row in rows if row.reason))
+
+
+def _architecture_cells(row: ArchitectureDrift) -> tuple[str, ...]:
+    parts = (row.lowering, row.total, row.difference)
+    means = ("-" if part is None else _mean(part) for part in parts)
+    relative = "-" if row.difference is None else number(row.difference.relative_error)
+    return (_kernels(row), *means, relative, VERDICT_WORDS[row.verdict])
+
+
+def _kernels(row: ArchitectureDrift) -> str:
+    return f"{row.architecture}, {row.cpu}" if row.cpu else row.architecture
 
 
 def speed(section: SpeedSection | None) -> str:

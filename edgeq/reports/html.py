@@ -13,6 +13,7 @@ from edgeq.reports import figures
 from edgeq.reports.html_extras import (
     about_section,
     answers_section,
+    architectures_section,
     backends_section,
     files_section,
     notes_section,
@@ -105,6 +106,7 @@ def _article(page: Page, index: int, *, single: bool) -> Markup:
         memory_section(report),
         bytes_section(report, details),
         drift_section(report),
+        architectures_section(report),
         answers_section(report),
         tokens_section(report),
         speed_section(report),

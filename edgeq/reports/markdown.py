@@ -20,6 +20,7 @@ def report_to_markdown(report: Report) -> str:
         markdown_table(("", ""), _facts(report)),
     ]
     sections += _drift(report)
+    sections += _architectures(report)
     sections += _backends(report)
     if report.gates:
         rows = [
@@ -74,6 +75,15 @@ def _drift(report: Report) -> list[str]:
         markdown_table(drift.columns, rows, right=range(1, len(drift.columns))),
         f"Measured {_measured(report)}.",
     ]
+
+
+def _architectures(report: Report) -> list[str]:
+    architectures = figures.architectures(report)
+    if architectures is None:
+        return []
+    lines = "\n".join(f"- {as_text(line)}" for line in figures.architecture_facts(report))
+    table = markdown_table(architectures.columns, architectures.rows, right=range(1, len(architectures.columns) - 1))
+    return ["## Kernels", table, f"{figures.architecture_columns(report).capitalize()}.", lines]
 
 
 def _backends(report: Report) -> list[str]:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from edgeq.core.target import (
+    Architecture,
     ComputeUnit,
     Confidence,
+    Cpu,
     ExecutionProvider,
     Format,
     Provenance,
@@ -32,10 +34,11 @@ NUMBERS = (
     "context_length",
     "accuracy_level",
 )
+SOURCED = (*NUMBERS, "validate_cpus")
 """The fields that need a `[provenance.NAME]` table wherever they are set."""
 
 ALL_FORMATS = "all"
-_CHOICES = ("compute_unit", "execution_providers", "increased_memory_limit")
+_CHOICES = ("compute_unit", "execution_providers", "increased_memory_limit", "validate_arch", "validate_cpus")
 _OPTIONAL = ("bundle_limit_mib", "file_limit_mib", "buffer_limit_mib", *_CHOICES)
 _KEYS = ("description", "surface", "formats", *NUMBERS, *_CHOICES)
 _ACCURACY_LEVELS = (1, 4)
@@ -146,15 +149,15 @@ def _with_checked_provenance(data: dict[str, Any], path: Path) -> dict[str, Any]
     if not isinstance(tables, dict):
         raise UsageError(f"{path.name}: provenance must be tables.", remedy="Write [provenance.memory_limit_mib] ...")
     for key in tables:
-        _known(key, NUMBERS, f"[provenance] entry of {path.name}")
+        _known(key, SOURCED, f"[provenance] entry of {path.name}")
         if key not in data:
             raise UsageError(
                 f"{path.name} gives a source for {key}, which it does not set.", remedy=f"Set {key} or drop the source."
             )
-    for key in NUMBERS:
+    for key in SOURCED:
         if key in data and key not in tables:
             raise UsageError(
-                f"{path.name} sets {key} without saying where the number comes from.",
+                f"{path.name} sets {key} without saying where that comes from.",
                 remedy=f"Add [provenance.{key}] with source, source_date and confidence.",
             )
     return {**data, "provenance": {key: _provenance(key, table, path) for key, table in tables.items()}}
@@ -210,6 +213,8 @@ def _build(name: str, settings: dict[str, Any], path: Path) -> TargetProfile:
         file_limit_mib=numbers.get("file_limit_mib"),
         buffer_limit_mib=numbers.get("buffer_limit_mib"),
         increased_memory_limit=_entitlement(settings.get("increased_memory_limit", False), settings["surface"], path),
+        validate_arch=_architecture(settings.get("validate_arch"), path),
+        validate_cpus=_cpus(settings.get("validate_cpus"), settings, path),
         provenance=settings["provenance"],
     )
 
@@ -267,6 +272,29 @@ def _providers(value: object, surface: Surface, path: Path) -> tuple[ExecutionPr
         )
     for item in value:
         _choice(item, get_args(ExecutionProvider), f"{path.name}: execution_providers")
+    return tuple(value)
+
+
+def _architecture(value: object, path: Path) -> Architecture | None:
+    if value is not None:
+        _choice(value, get_args(Architecture), f"{path.name}: validate_arch")
+    architecture: Architecture | None = value  # type: ignore[assignment]
+    return architecture
+
+
+def _cpus(value: object, settings: dict[str, Any], path: Path) -> tuple[Cpu, ...]:
+    """Those of arm64, which has some wherever it is named; no other has any."""
+    if settings.get("validate_arch") != "arm64":
+        if value is not None:
+            raise UsageError(f"{path.name}: validate_cpus are arm64's.", remedy='Write validate_arch = "arm64".')
+        return ()
+    if not isinstance(value, list) or not value or any(value.count(item) > 1 for item in value):
+        raise UsageError(
+            f"{path.name}: validate_cpus must be a list without repeats, and arm64 has some.",
+            remedy='Write validate_cpus = ["cortex-a76"].',
+        )
+    for item in value:
+        _choice(item, get_args(Cpu), f"{path.name}: validate_cpus")
     return tuple(value)
 
 

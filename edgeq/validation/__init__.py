@@ -19,10 +19,11 @@ from edgeq.core.report import (
     SpeedSection,
     Verdict,
 )
-from edgeq.core.target import Format
+from edgeq.core.target import Architecture, Format
 from edgeq.errors import BadInputError, CorruptInputError, RuntimeUnavailableError
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtimes.opening import read_manifest
+from edgeq.validation.architectures import plan_for, unmet, with_architectures
 from edgeq.validation.configurations import Configuration, configurations_of
 from edgeq.validation.gates import Criteria, backend_gate, bundle_gate, same, verdict_of
 from edgeq.validation.golden import tokenizer_problem
@@ -71,17 +72,22 @@ def validate_bundle(
     reference: Path | None = None,
     backend: str | None = None,
     timeout: float = TIMEOUT_SECONDS,
+    arch: Architecture | None = None,
+    all_cpus: bool = False,
     progress: Progress | None = None,
 ) -> Measurement:
     """Judge a bundle. What is wrong with it is a failed gate; a runtime that is not there gives `not_validated`.
 
     manifest: its plain JSON form, where `edgeq.json` is not written yet. reference: a directory as ReferenceSet
     describes it, by default the bundle's own. backend: a memory limit by name, by default the best one of this
-    machine. timeout: seconds for each run. Raises BadInputError where the manifest or the reference cannot be read,
-    RuntimeUnavailableError where the named backend is not usable.
+    machine. timeout: seconds for each run. arch: whose kernels are judged, by default the target's where they can run
+    here; all_cpus: on each CPU that the target names. Raises BadInputError where the manifest or the reference cannot
+    be read, RuntimeUnavailableError where the named backend is not usable, UsageError for an architecture that the
+    format has no runtime for.
     """
     progress = progress or SilentProgress()
     subject = Subject.from_manifest(bundle, manifest if manifest is not None else read_manifest(bundle))
+    plan = plan_for(subject, arch=arch, all_cpus=all_cpus)
     progress.stage("checking the bundle")
     try:
         gates, sound = _static_gates(subject, criteria)
@@ -99,8 +105,19 @@ def validate_bundle(
         progress.stage(f"running the bundle{configuration.name and ': ' + configuration.name}")
         with working_directory(bundle.absolute().parent) as directory:
             judged = run(subject, configuration, references, criteria, limits, directory=directory, progress=progress)
+            judged = with_architectures(
+                judged,
+                plan,
+                subject=subject,
+                configuration=configuration,
+                references=references,
+                criteria=criteria,
+                timeout=timeout,
+                directory=directory,
+                progress=progress,
+            )
         runs.append((configuration, judged))
-    return _together(subject, gates, runs)
+    return _together(subject, gates, runs, unmet(plan, runs[0][1]))
 
 
 def _static_gates(subject: Subject, criteria: Criteria) -> tuple[tuple[Gate, ...], bool]:
@@ -134,16 +151,16 @@ def _digest(subject: Subject) -> tuple[str, str]:
 
 
 def _together(
-    subject: Subject, gates: tuple[Gate, ...], runs: Sequence[tuple[Configuration, Judgement]]
+    subject: Subject, gates: tuple[Gate, ...], runs: Sequence[tuple[Configuration, Judgement]], lacking: str
 ) -> Measurement:
-    """One verdict from all runs: the first one's gates, and a gate for each other one."""
+    """One verdict from all runs: the first one's gates, and a gate for each other one. lacking: see `_measurement`."""
     _, first = runs[0]
     gates += first.gates
     if len(runs) == 1:
-        return _measurement(subject, gates, first)
+        return _measurement(subject, gates, first, lacking=lacking)
     backends = tuple(_backend(configuration, judged) for configuration, judged in runs)
     gates += tuple(backend_gate(backend) for backend in backends[1:])
-    return _measurement(subject, gates, first, backends)
+    return _measurement(subject, gates, first, backends, lacking=lacking)
 
 
 def _backend(configuration: Configuration, judged: Judgement) -> BackendSection:
@@ -166,13 +183,19 @@ def _backend(configuration: Configuration, judged: Judgement) -> BackendSection:
 
 
 def _measurement(
-    subject: Subject, gates: tuple[Gate, ...], first: Judgement, backends: tuple[BackendSection, ...] = ()
+    subject: Subject,
+    gates: tuple[Gate, ...],
+    first: Judgement,
+    backends: tuple[BackendSection, ...] = (),
+    *,
+    lacking: str = "",
 ) -> Measurement:
+    """lacking: why there can be no verdict although the bundle ran, "" where there can."""
     verdict, reason = verdict_of(gates)
     if verdict is Verdict.PASSED:
         reason = _reservation(subject, first, backends)
-        if first.missing:
-            verdict, reason = Verdict.NOT_VALIDATED, first.missing
+        if first.missing or lacking:
+            verdict, reason = Verdict.NOT_VALIDATED, first.missing or lacking
     return Measurement(
         verdict=verdict,
         reason=reason,

@@ -130,12 +130,13 @@ def _measure(request: dict[str, Any], output: Path) -> dict[str, Any]:
 def _work(
     model: TextGenerator | Encoder, request: dict[str, Any], stages: _Stages, output: Path, format: Format
 ) -> dict[str, Any]:
-    """What is asked for: to judge the model, to run it, or to fill its context with the first sequence."""
+    """What is asked for: to time the model and have it answer, one of both, or to fill its context with the first
+    sequence."""
     sequences: list[list[int]] = request["sequences"]
     if request["work"] == "fill":
         _fill(model, sequences[0], stages)
         return {"speed": {}}
-    speed = _time(model, sequences, stages)
+    speed = {} if request["work"] == "answer" else _time(model, sequences, stages)
     if request["work"] == "run":
         return {"speed": speed}
     answers = output / "artifact"

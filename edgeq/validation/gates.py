@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeq.core.report import (
+    ArchitectureDrift,
     BackendSection,
     Drift,
     DriftSection,
@@ -181,6 +182,14 @@ def backend_gate(backend: BackendSection) -> Gate:
     if backend.verdict is Verdict.NOT_VALIDATED:
         return not_applicable(backend.name, None, backend.reason)
     return same(backend.name, backend.verdict.value, Verdict.PASSED.value, backend.reason)
+
+
+def architecture_gate(row: ArchitectureDrift) -> Gate:
+    """That a bundle passed on one more CPU."""
+    name = f"{row.architecture} {row.cpu}"
+    if row.verdict is Verdict.NOT_VALIDATED:
+        return not_applicable(name, None, row.reason)
+    return same(name, row.verdict.value, Verdict.PASSED.value, row.reason)
 
 
 def unjudged_memory_gate(estimate: int) -> Gate:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-import edgeq
 from edgeq.core.details import MemorySample
 from edgeq.core.records import to_plain
 from edgeq.core.report import Drift, DriftSection, Gate, MemorySection, SpeedSection, Verdict
@@ -32,6 +29,7 @@ from edgeq.validation.gates import (
     same,
     unjudged_memory_gate,
 )
+from edgeq.validation.launching import Launch, native_launch
 from edgeq.validation.limits import SamplerOnly
 from edgeq.validation.memory import (
     DISK_FULL,
@@ -47,11 +45,14 @@ from edgeq.validation.subject import Subject
 from edgeq.validation.texts import Decode, answers_of, decoder, tokens_of
 
 FREE_SPACE = "Free some space, or point TMPDIR at another disk; then run the same command."
+ANSWERS = "artifact"
+"""In a run's directory, what the artifact answered: an array for each sequence."""
 _NOT_THE_ARTIFACT = ("start", "runtime", "end")
 """Phases before the artifact is opened and after its work."""
 Values = npt.NDArray[np.floating[Any]]
-Work = Literal["judge", "run", "fill"]
-"""What a child does once the model is open: time it and answer all sequences; only time it; fill a context."""
+Work = Literal["judge", "answer", "run", "fill"]
+"""What a child does once the model is open: time it and answer all sequences; only answer them; only time it; fill a
+context."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +98,17 @@ def run(
     *,
     directory: Path,
     progress: Progress,
+    launch: Launch | None = None,
 ) -> Judgement:
     """Run a bundle in one way, with `directory`, which is empty, for what the child writes.
 
-    Raises OutputError where the disk is full, CorruptInputError where the reference does not fit.
+    launch: how its process starts, by default natively; in an emulator neither memory nor speed is judged. Raises
+    OutputError where the disk is full, CorruptInputError where the reference does not fit.
     """
     references = references.leading(configuration.tokens)
-    done = run_child(subject, configuration, references.sequences, limits, directory=directory)
+    work: Work = "answer" if launch is not None and launch.is_emulated else "judge"
+    sequences = references.sequences
+    done = run_child(subject, configuration, sequences, limits, directory=directory, work=work, launch=launch)
     if done.result.get("status") == "runtime_missing":
         return Judgement(missing=str(done.result["reason"]))
     if done.outcome.returncode == DISK_FULL:
@@ -133,7 +138,7 @@ def _judge(
     if not done.outcome.survived or gates[-1].verdict is not Verdict.PASSED:
         return Judgement(gates=gates, memory=memory, planned_memory=planned, runtime_version=version)
     progress.stage("measuring drift")
-    drift = _drift(references, directory / "artifact", decoder(subject.tokenizer))
+    drift = _drift(references, directory / ANSWERS, decoder(subject.tokenizer))
     gates += drift_gates(drift, criteria, subject.interface.vocabulary)
     if "batch_cosine_min" in result:
         gates += (batch_gate(float(result["batch_cosine_min"]), criteria),)
@@ -158,6 +163,7 @@ def run_child(
     *,
     directory: Path,
     work: Work = "judge",
+    launch: Launch | None = None,
 ) -> Run:
     """Run a bundle's child in `directory`, which is empty. Nothing that the child does raises here."""
     request = {
@@ -174,32 +180,29 @@ def run_child(
     path = directory / "request.json"
     with output_errors(path):
         path.write_text(json.dumps(request), encoding="utf-8")
+    launch = launch or native_launch()
     # Of a browser only the processes that hold the model are judged: no system's limit is around those alone, and all
     # that they hold is what a tab holds.
     is_apart = runs_apart(subject.format)
     runtime_bytes = None if is_apart else RUNTIME_BYTES
     outcome = run_limited(
-        [sys.executable, "-P", "-m", "edgeq.validation.child", str(path)],
+        [*launch.interpreter, "-P", "-m", "edgeq.validation.child", str(path)],
         limit_bytes=limits.limit_bytes,
         log=directory / "log",
         phases=directory / "phases",
         limited_from=LIMITED_FROM,
         runtime_bytes=runtime_bytes,
         backend=SamplerOnly.name if is_apart else limits.backend,
-        environment=_environment(),
+        environment=launch.environment,
         timeout=limits.timeout,
     )
     result_path = directory / "result.json"
     result = json.loads(result_path.read_text(encoding="utf-8")) if result_path.is_file() else {}
-    return Run(outcome=outcome, result=result, memory=_memory(outcome, runtime_bytes))
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with edgeq itself importable and numpy's own thread pools (memory that no app would have) off."""
-    package_root = str(Path(edgeq.__file__).parent.parent)
-    paths = [path for path in (os.environ.get("PYTHONPATH"), package_root) if path]
-    single = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return os.environ | single | {"PYTHONPATH": os.pathsep.join(paths)}
+    return Run(
+        outcome=outcome,
+        result=result,
+        memory=None if launch.is_emulated else _memory(outcome, runtime_bytes),
+    )
 
 
 def _memory(outcome: Outcome, runtime_bytes: int | None) -> MemorySection | None:
@@ -262,6 +265,13 @@ def _drift(references: ReferenceSet, answers: Path, decode: Decode | None) -> Dr
         tokens=tokens_of(references.sequences[0], original[0], dequantized[0], artifact[0], shown) if shown else (),
         answers=answers_of(references.sequences, original, artifact, shown) if shown else (),
     )
+
+
+def difference(references: ReferenceSet, answers: Path, others: Path) -> Drift:
+    """Of the answers in one run's directory, those of another against them."""
+    indices = range(len(references.sequences))
+    a, b = ([np.load(where / f"{index:04d}.npy", mmap_mode="r") for index in indices] for where in (answers, others))
+    return _compare(references, a, b)
 
 
 def _compare(references: ReferenceSet, a: Sequence[Values], b: Sequence[Values]) -> Drift:

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgeq.core.artifact import FileEntry, Interface, Variant
 from edgeq.core.records import from_plain
-from edgeq.core.target import ComputeUnit, ExecutionProvider, Format
+from edgeq.core.target import ComputeUnit, Cpu, ExecutionProvider, Format
 from edgeq.errors import CorruptInputError
 from edgeq.files import contained, sha256_file
 from edgeq.runtimes.opening import (
@@ -46,6 +46,7 @@ class Subject:
     file_limit_bytes: int | None
     buffer_limit_bytes: int | None
     files: tuple[FileEntry, ...]
+    validate_cpus: tuple[Cpu, ...]
 
     @classmethod
     def from_manifest(cls, bundle: Path, manifest: Mapping[str, Any]) -> Subject:
@@ -53,6 +54,7 @@ class Subject:
         try:
             report = manifest.get("report", {}).get("files", [])
             entries = from_plain(tuple[FileEntry, ...], [*manifest["files"], *report], "files")
+            profile = manifest["profile"]
             return cls(
                 directory=bundle,
                 root=str(manifest["root"]),
@@ -67,9 +69,10 @@ class Subject:
                 compute_unit=read_compute_unit(manifest),
                 variants=from_plain(tuple[Variant, ...], manifest.get("variants", []), "variants"),
                 execution_providers=read_execution_providers(manifest),
-                file_limit_bytes=_mib(manifest["profile"].get("file_limit_mib")),
-                buffer_limit_bytes=_mib(manifest["profile"].get("buffer_limit_mib")),
+                file_limit_bytes=_mib(profile.get("file_limit_mib")),
+                buffer_limit_bytes=_mib(profile.get("buffer_limit_mib")),
                 files=entries,
+                validate_cpus=from_plain(tuple[Cpu, ...], profile.get("validate_cpus", []), "profile.validate_cpus"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptInputError(
