@@ -14,9 +14,9 @@ demo: $(VENV)/.installed ## Export the embedded model for Android at 4 bits, the
 	$(BIN)/edgeq export --target android --bits 4 --effort fast --force --output demo-bundle
 	$(BIN)/edgeq run demo-bundle
 
-setup: $(VENV)/.browser ## Make .venv with everything that development needs
+setup: $(VENV)/.browser $(VENV)/.arm64 ## Make .venv with everything that development needs
 
-test: lint types arch $(VENV)/.browser ## Everything: lint, types, arch, tests and runtime_tests
+test: lint types arch $(VENV)/.browser $(VENV)/.arm64 ## Everything: lint, types, arch, tests and runtime_tests
 	$(BIN)/python -m pytest tests runtime_tests
 
 check: lint types arch ## The quick part of test: no runtime_tests
@@ -37,7 +37,7 @@ types: $(VENV)/.developer ## Types: mypy, strict
 arch: $(VENV)/.developer ## Dependencies between packages: import-linter
 	$(BIN)/lint-imports
 
-runtime: $(VENV)/.browser ## Bundles in their real runtimes, and mutants that must fail
+runtime: $(VENV)/.browser $(VENV)/.arm64 ## Bundles in their real runtimes, and mutants that must fail
 	$(BIN)/python -m pytest runtime_tests
 
 bench: $(VENV)/.developer ## edgeq beside onnxruntime-genai's model builder, and what each format costs
@@ -68,3 +68,7 @@ $(VENV)/.browser: $(VENV)/.developer edgeq/runtimes/browser/package-lock.json
 	if [ "$$(id -u)" = 0 ] && ! command -v chromium >/dev/null && command -v apt-get >/dev/null; then \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null; fi
 	$(BIN)/edgeq doctor --install-browser && touch $@ || echo "the browser's tests will be skipped"
+
+# On x86-64: an emulator and what it runs, in the user's cache. Its tests are skipped where it is not to be had.
+$(VENV)/.arm64: $(VENV)/.developer edgeq/runtimes/arm64/packages.toml
+	$(BIN)/edgeq doctor --install arm64 && touch $@ || echo "arm64's tests will be skipped"

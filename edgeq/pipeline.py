@@ -305,7 +305,8 @@ def validate(
         )
     if require and not summary.fully_judged(measurement):
         raise RuntimeUnavailableError(
-            f"{bundle} could not be validated: {measurement.reason}.", remedy="See `edgeq doctor` for what is missing."
+            f"{bundle} could not be validated: {measurement.reason.rstrip('.')}.",
+            remedy="See `edgeq doctor` for what is missing.",
         )
     return summary.remeasured(report, measurement)
 

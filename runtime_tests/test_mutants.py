@@ -14,7 +14,7 @@ import pytest
 from edgeq.api import export
 from edgeq.bundle.manifest import MANIFEST, file_entry, manifest_bytes, read_manifest
 from edgeq.core.report import Report, Verdict
-from edgeq.errors import CorruptInputError
+from edgeq.errors import CorruptInputError, RuntimeUnavailableError
 from edgeq.pipeline import validate
 from edgeq.validation.onnx_weights import artifact_digest
 from tests.tiny_models import tiny_llama
@@ -124,6 +124,24 @@ def test_a_changed_manifest_is_refused(bundle: Path) -> None:
     (bundle / MANIFEST).write_text(text.replace('"weights_digest": "', '"weights_digest": "0'))
     with pytest.raises(CorruptInputError):
         validate(bundle)
+
+
+def test_a_missing_emulator_is_no_verdict_where_arm64_is_asked_for(bundle: Path) -> None:
+    plain = validate(bundle)
+    assert plain.verdict is Verdict.PASSED
+    assert plain.drift is not None
+    assert [row.verdict for row in plain.drift.architectures] == [Verdict.PASSED, Verdict.NOT_VALIDATED]
+    asked = validate(bundle, arch="arm64")
+    assert asked.verdict is Verdict.NOT_VALIDATED
+    assert asked.reason.endswith("Install it: edgeq doctor --install arm64.")
+    assert asked.memory is not None
+    assert asked.gates
+    with pytest.raises(RuntimeUnavailableError, match="edgeq doctor --install arm64") as refusal:
+        validate(bundle, arch="arm64", require=True)
+    assert refusal.value.exit_code == 3
+    native = validate(bundle, arch="x86_64", require=True)
+    assert native.drift is not None
+    assert native.drift.architectures == ()
 
 
 def test_too_little_memory_is_a_failed_gate(bundle: Path) -> None:

@@ -268,7 +268,11 @@ def test_the_summary_names_what_a_user_looks_for(library: Library, capsys: pytes
 def test_validate_hands_its_limits_on(library: Library) -> None:
     assert cli.run(["validate", "b", "--memory-limit", "20MB", "--max-drift", "0.5", "--require", "--json"]) == 0
     del library.call["progress"]
-    assert library.call == {"bundle": Path("b"), "memory_limit": 20_000_000, "max_drift": 0.5, "require": True}
+    limits = {"bundle": Path("b"), "memory_limit": 20_000_000, "max_drift": 0.5, "require": True}
+    assert library.call == limits | {"arch": None, "all_cpus": False}
+    assert cli.run(["validate", "b", "--arch", "arm64", "--all-cpus", "--json"]) == 0
+    assert (library.call["arch"], library.call["all_cpus"]) == ("arm64", True)
+    assert cli.run(["validate", "b", "--arch", "arm46", "--json"]) == 2
 
 
 def test_lower_takes_the_settings_target(library: Library) -> None:

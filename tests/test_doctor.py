@@ -10,13 +10,14 @@ from typing import get_args
 import pytest
 from typer.testing import CliRunner
 
-from edgeq import doctor
+from edgeq import cli, doctor
 from edgeq.cli.verbs import app
 from edgeq.core.target import Format
 from edgeq.doctor import Diagnosis, FormatSupport, examine
 from edgeq.errors import RuntimeUnavailableError
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtimes import opening
+from edgeq.runtimes.arm64 import emulator, install, lock
 from edgeq.runtimes.browser import packages, programs
 from edgeq.targets.formats import FORMATS
 
@@ -112,6 +113,38 @@ def test_packages_without_node_are_a_defect(monkeypatch: pytest.MonkeyPatch, tmp
 
     monkeypatch.setattr(opening.runtime_of("transformersjs"), "version", broken)
     assert [missing.name for missing in examine().missing] == ["transformersjs"]
+
+
+def test_arm64_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setenv(lock.VARIABLE, str(tmp_path))
+    (kernels,) = examine().arm64
+    assert (kernels.usable, kernels.detail) == (
+        False,
+        "The arm64 emulator is not installed. Install it: edgeq doctor --install arm64.",
+    )
+    lock.installed_directory().mkdir()
+    (broken,) = examine().arm64
+    assert not broken.usable
+    assert "What is installed for arm64 does not run" in broken.detail
+    monkeypatch.setattr(emulator.Emulator, "probe", lambda self, cpu: "1.2")
+    (kernels,) = examine().arm64
+    assert kernels.usable
+    assert kernels.detail.startswith("onnxruntime 1.2 under qemu 10.0.2 in ")
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    assert examine().arm64[0].detail == "this machine's own"
+
+
+def test_install_by_name(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(packages, "install", lambda progress: asked.append("browser"))
+    monkeypatch.setattr(install, "install", lambda progress: asked.append("arm64"))
+    assert cli.run(["doctor", "--install", "arm64", "--json"]) == 0
+    assert cli.run(["doctor", "--install", "browser", "--json"]) == 0
+    assert asked == ["arm64", "browser"]
+    capsys.readouterr()
+    assert cli.run(["doctor", "--install", "arm46"]) == 2
+    assert "arm64" in capsys.readouterr().err
 
 
 def test_install_is_asked_of_npm_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,8 @@ def target_details(profile: TargetProfile) -> Group:
         values["file_limit_mib"] = f"{profile.file_limit_mib} MiB for the largest file"
     if profile.buffer_limit_mib is not None:
         values["buffer_limit_mib"] = f"{profile.buffer_limit_mib} MiB for the largest tensor"
+    if profile.validate_cpus:
+        values["validate_cpus"] = f"{', '.join(profile.validate_cpus)}: {profile.validate_arch}"
     parts: list[RenderableType] = [
         Text(profile.name, style="bold").append(f"  {profile.description}", style="not bold"),
         Text(f"{profile.surface} bundle, formats: {', '.join(profile.formats)}, on {where}"),

@@ -111,6 +111,9 @@ def run(
     done = run_child(subject, configuration, sequences, limits, directory=directory, work=work, launch=launch)
     if done.result.get("status") == "runtime_missing":
         return Judgement(missing=str(done.result["reason"]))
+    if launch is not None and launch.is_emulated and done.outcome.baseline_bytes is None:
+        # Nothing of the bundle was opened yet: it is the emulator that does not work here.
+        return Judgement(missing=f"It did not start in the emulator: {completed(done, directory, subject).reason}.")
     if done.outcome.returncode == DISK_FULL:
         raise OutputError(f"The disk is full: {directory} could not hold the bundle's answers.", remedy=FREE_SPACE)
     return _judge(subject, done, references, criteria, directory=directory, progress=progress)

@@ -17,6 +17,7 @@ from edgeq.core.recipe import Recipe
 from edgeq.errors import SourceNotFoundError
 from edgeq.models.source import load
 from edgeq.quantization.allocate import plan_for
+from edgeq.runtimes.arm64.lock import VARIABLE, installed_directory
 from edgeq.targets.profiles import available_profiles, load_profile
 from tests.building.samples import model
 from tests.tiny_models import tiny_llama
@@ -145,6 +146,17 @@ def test_a_version_of_edgeq_changes_everything(tmp_path: Path, monkeypatch: pyte
     before = keys(tmp_path)
     monkeypatch.setattr("edgeq.__version__", "9.9")
     assert all(one != other for one, other in zip(before, keys(tmp_path), strict=True))
+
+
+def test_the_emulator_counts_where_the_target_has_arm64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was judged by this machine's kernels alone is judged again."""
+    text, names = "targets = ['android', 'ios']", ("android-demo", "ios-demo")
+    monkeypatch.setenv(VARIABLE, str(tmp_path))
+    before = [keys(tmp_path, text, of=name) for name in names]
+    installed_directory().mkdir()
+    after = [keys(tmp_path, text, of=name) for name in names]
+    assert before[1] == after[1]
+    assert [one == other for one, other in zip(before[0], after[0], strict=True)] == [True, False, True]
 
 
 def test_chromium_counts_for_browsers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

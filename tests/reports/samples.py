@@ -6,6 +6,7 @@ import dataclasses
 
 from edgeq.core.artifact import FileEntry
 from edgeq.core.report import (
+    ArchitectureDrift,
     ArtifactSection,
     BackendSection,
     DriftSection,
@@ -149,6 +150,36 @@ def unvalidated_report() -> Report:
         gates=(),
         notes=(),
     )
+
+
+def arm64_report(*, ran: bool = True) -> Report:
+    """A language model that passed on arm64's kernels; or whose emulator is missing."""
+    report = passed_report()
+    assert report.drift is not None
+    here = ArchitectureDrift(
+        architecture="x86_64",
+        cpu="",
+        runtime="onnxruntime 1.32.0",
+        verdict=Verdict.PASSED,
+        reason="",
+        lowering=report.drift.lowering,
+        total=report.drift.total,
+    )
+    there = dataclasses.replace(
+        here,
+        architecture="arm64",
+        cpu="cortex-a76",
+        runtime="onnxruntime 1.32.0, qemu 10.0.2",
+        lowering=language_drift(0.0003),
+        total=language_drift(0.0316),
+        difference=dataclasses.replace(language_drift(0.0001), relative_error=0.00469),
+    )
+    if not ran:
+        there = dataclasses.replace(
+            there, runtime="", verdict=Verdict.NOT_VALIDATED, reason="It is not there.", lowering=None, total=None
+        )
+        there = dataclasses.replace(there, difference=None)
+    return dataclasses.replace(report, drift=dataclasses.replace(report.drift, architectures=(here, there)))
 
 
 def browser_report() -> Report:

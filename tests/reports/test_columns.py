@@ -10,7 +10,14 @@ from rich.console import Console
 from edgeq.core.report import Report
 from edgeq.reports.columns import print_report, print_target, print_targets, report_summary
 from edgeq.targets.profiles import available_profiles, load_profile
-from tests.reports.samples import browser_report, encoder_report, killed_report, passed_report, unvalidated_report
+from tests.reports.samples import (
+    arm64_report,
+    browser_report,
+    encoder_report,
+    killed_report,
+    passed_report,
+    unvalidated_report,
+)
 
 
 def printed(report: Report) -> str:
@@ -61,6 +68,29 @@ def test_every_run_has_its_own_figures() -> None:
     assert "q4f16 on - - - - - - not validated webgpu" in words
     assert "q4 on webgpu: host Chromium 156.0.8078.79; adapter google/swiftshader; fallback nodes Range x2" in words
     assert "q4f16 on webgpu: The adapter has no shader-f16." in words
+
+
+def test_both_kernels_are_rows() -> None:
+    words = " ".join(printed(arm64_report()).split())
+    assert "kernels lowering total from x86_64 relative verdict" in words
+    assert "x86_64 0.0004 0.0317 - - passed" in words
+    assert "arm64, cortex-a76 0.0003 0.0316 0.0001 0.00469 passed" in words
+    assert "arm64: onnxruntime 1.32.0, qemu 10.0.2" in words
+    assert "of which baseline 274.0 MiB, measured on x86_64" in words
+    assert "kernels" not in printed(passed_report())
+
+
+def test_kernels_that_did_not_run_are_a_row() -> None:
+    words = " ".join(printed(arm64_report(ran=False)).split())
+    assert "arm64, cortex-a76 - - - - not validated" in words
+    assert "arm64, cortex-a76: It is not there." in words
+    assert "measured on" not in words
+
+
+def test_a_target_shows_its_cpus() -> None:
+    file = io.StringIO()
+    print_target(load_profile("android"), file=file)
+    assert "validate_cpus       cortex-a76, cortex-a53, cortex-a710: arm64" in file.getvalue()
 
 
 def test_killed_at_the_limit_is_said() -> None:

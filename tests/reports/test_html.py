@@ -26,6 +26,7 @@ from edgeq.reports.html_markup import element, plain
 from edgeq.reports.html_words import allowance, drift_origin, drift_sentence
 from tests.reports.samples import (
     MIB,
+    arm64_report,
     browser_report,
     encoder_report,
     killed_report,
@@ -43,7 +44,7 @@ ALLOWED = set(
     )
 )
 VOID = {"meta", "link"}
-EVERY = (passed_report, encoder_report, killed_report, unvalidated_report, browser_report)
+EVERY = (arm64_report, passed_report, encoder_report, killed_report, unvalidated_report, browser_report)
 
 
 class Read(HTMLParser):
@@ -313,6 +314,9 @@ def test_axes_have_a_few_round_sizes(most: int) -> None:
 
 
 def test_every_run_is_a_row() -> None:
+    text = page_of(arm64_report()).text
+    assert "arm64, cortex-a76" in text
+    assert "from x86_64" in text
     text = page_of(browser_report()).text
     assert "q4 on wasm, 2 threads" in text
     assert "fallback nodes Range x2" in text

@@ -11,9 +11,23 @@ import pytest
 from edgeq.core.report import DriftSection, Report
 from edgeq.errors import CorruptInputError, UsageError
 from edgeq.reports.json import read_report, report_from_dict, report_to_dict, report_to_json
-from tests.reports.samples import encoder_report, killed_report, language_drift, passed_report, unvalidated_report
+from tests.reports.samples import (
+    arm64_report,
+    encoder_report,
+    killed_report,
+    language_drift,
+    passed_report,
+    unvalidated_report,
+)
 
-REPORTS = [passed_report(), encoder_report(), killed_report(), unvalidated_report()]
+REPORTS = [
+    arm64_report(),
+    arm64_report(ran=False),
+    passed_report(),
+    encoder_report(),
+    killed_report(),
+    unvalidated_report(),
+]
 
 
 @pytest.mark.parametrize("report", REPORTS)
@@ -43,7 +57,7 @@ def test_field_names_are_those_of_the_design() -> None:
         "backend",
         "survived",
     } <= set(plain["memory"])
-    assert set(plain["drift"]) == {"quantization", "lowering", "total", "tokens", "answers"}
+    assert set(plain["drift"]) == {"quantization", "lowering", "total", "tokens", "answers", "architectures"}
     assert {"kld_mean", "kld_p999", "kld_max", "top1_agreement", "perplexity_ratio"} <= set(plain["drift"]["total"])
     assert {"name", "value", "limit", "verdict"} <= set(plain["gates"][0])
     assert set(plain["environment"]) == {"runtime", "runtime_version", "platform", "python"}

@@ -9,7 +9,14 @@ import pytest
 
 from edgeq.core.report import Report
 from edgeq.reports.markdown import report_to_markdown
-from tests.reports.samples import browser_report, encoder_report, killed_report, passed_report, unvalidated_report
+from tests.reports.samples import (
+    arm64_report,
+    browser_report,
+    encoder_report,
+    killed_report,
+    passed_report,
+    unvalidated_report,
+)
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"
 
@@ -35,6 +42,14 @@ def test_every_run_is_a_row() -> None:
     assert "| q4 on webgpu | 1.41 s | 0.53 s | 23.9 | 512.0 MiB | 0.0004 | 0.0317 | passed |" in text
     assert "| q4f16 on webgpu | - | - | - | - | - | - | not validated |" in text
     assert "## Runs" not in report_to_markdown(passed_report())
+
+
+def test_both_kernels_are_in_the_report() -> None:
+    text = report_to_markdown(arm64_report())
+    assert "| arm64, cortex-a76 | 0.0003 | 0.0316 | 0.0001 | 0.00469 | passed |" in text
+    assert "- arm64: onnxruntime 1.32.0, qemu 10.0.2" in text
+    assert "## Kernels" not in report_to_markdown(passed_report())
+    assert "- arm64, cortex-a76: It is not there." in report_to_markdown(arm64_report(ran=False))
 
 
 def test_names_from_outside_are_text() -> None:

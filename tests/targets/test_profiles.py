@@ -46,6 +46,12 @@ source = "measured in our laboratory"
 source_date = "2026-11-01"
 confidence = "measured"
 """
+CPUS = """
+[provenance.validate_cpus]
+source = "the board's data sheet"
+source_date = 2026-11-28
+confidence = "published"
+"""
 
 
 def write(tmp_path: Path, text: str) -> str:
@@ -158,7 +164,48 @@ def test_choices_need_no_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("alias", "base"), [("android", "android-8gb"), ("edge", "rpi5-8gb"), ("ios", "ios-6gb")])
 def test_plain_names_mean_the_common_device(alias: str, base: str) -> None:
     profile, expected = load_profile(alias), load_profile(base)
+    if alias == "edge":  # whose name also stands for older boards
+        assert profile.validate_cpus == ("cortex-a76", "cortex-a72", "cortex-a53")
+        provenance = profile.provenance | {"validate_cpus": expected.provenance["validate_cpus"]}
+        profile = dataclasses.replace(profile, validate_cpus=expected.validate_cpus, provenance=provenance)
     assert dataclasses.replace(profile, name=base, description=expected.description) == expected
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_devices_with_arm64_say_on_which_cpus_they_are_validated(name: str) -> None:
+    profile = load_profile(name)
+    if profile.surface in ("ios", "browser"):
+        assert (profile.validate_arch, profile.validate_cpus) == (None, ())
+        return
+    assert profile.validate_arch == "arm64"
+    assert profile.validate_cpus[0] == "cortex-a76"
+    assert date.fromisoformat(profile.provenance["validate_cpus"].source_date)
+
+
+@pytest.mark.parametrize(
+    ("base", "lines", "message"),
+    [
+        ("android-8gb", 'validate_cpus = ["cortex-a76"]', "without saying where that comes from"),
+        ("android-8gb", 'validate_arch = "arm46"', "Did you mean 'arm64'"),
+        ("android-8gb", 'validate_arch = "x86_64"', "validate_cpus are arm64's"),
+        ("ios-8gb", 'validate_arch = "arm64"', "and arm64 has some"),
+        ("ios-8gb", f'validate_cpus = ["cortex-a76"]{CPUS}', "validate_cpus are arm64's"),
+        ("android-8gb", f"validate_cpus = []{CPUS}", "a list without repeats"),
+        ("android-8gb", f'validate_cpus = "cortex-a76"{CPUS}', "a list without repeats"),
+        ("android-8gb", f'validate_cpus = ["cortex-a76", "cortex-a76"]{CPUS}', "a list without repeats"),
+        ("android-8gb", f'validate_cpus = ["cortex-a67"]{CPUS}', "Did you mean 'cortex-a76'"),
+    ],
+)
+def test_cpus_are_checked(tmp_path: Path, base: str, lines: str, message: str) -> None:
+    own = OWN.replace("android-8gb", base).replace("memory_limit_mib = 1500", f"memory_limit_mib = 1500\n{lines}")
+    with pytest.raises(UsageError, match=message):
+        load_profile(write(tmp_path, own))
+
+
+def test_an_own_device_can_have_other_cpus(tmp_path: Path) -> None:
+    own = OWN.replace("memory_limit_mib = 1500", f'memory_limit_mib = 1500\nvalidate_cpus = ["cortex-a55"]{CPUS}')
+    profile = load_profile(write(tmp_path, own))
+    assert (profile.validate_arch, profile.validate_cpus) == ("arm64", ("cortex-a55",))
 
 
 def test_own_file_extends_a_built_in_profile(tmp_path: Path) -> None:
