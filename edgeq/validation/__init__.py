@@ -23,7 +23,7 @@ from edgeq.core.target import Architecture, Format
 from edgeq.errors import BadInputError, CorruptInputError, RuntimeUnavailableError
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtimes.opening import read_manifest
-from edgeq.validation.architectures import plan_for, unmet, with_architectures
+from edgeq.validation.architectures import Plan, plan_for, unmet, with_architectures
 from edgeq.validation.configurations import Configuration, configurations_of
 from edgeq.validation.gates import Criteria, backend_gate, bundle_gate, same, verdict_of
 from edgeq.validation.golden import tokenizer_problem
@@ -100,10 +100,24 @@ def validate_bundle(
         raise CorruptInputError("The reference is one for another task.", remedy="Export the bundle again.")
     limit_bytes = psutil.virtual_memory().total if subject.is_reference else criteria.memory_limit_bytes
     limits = RunLimits(limit_bytes=limit_bytes, backend=backend, timeout=timeout)
+    runs = _run_all(subject, plan, references, criteria, limits, progress=progress)
+    return _together(subject, gates, runs, unmet(plan, runs[0][1]))
+
+
+def _run_all(
+    subject: Subject,
+    plan: Plan,
+    references: ReferenceSet,
+    criteria: Criteria,
+    limits: RunLimits,
+    *,
+    progress: Progress,
+) -> list[tuple[Configuration, Judgement]]:
+    """Each way of running the bundle here, with what `plan` adds to it."""
     runs: list[tuple[Configuration, Judgement]] = []
     for configuration in configurations_of(subject):
         progress.stage(f"running the bundle{configuration.name and ': ' + configuration.name}")
-        with working_directory(bundle.absolute().parent) as directory:
+        with working_directory(subject.directory.absolute().parent) as directory:
             judged = run(subject, configuration, references, criteria, limits, directory=directory, progress=progress)
             judged = with_architectures(
                 judged,
@@ -112,12 +126,12 @@ def validate_bundle(
                 configuration=configuration,
                 references=references,
                 criteria=criteria,
-                timeout=timeout,
+                timeout=limits.timeout,
                 directory=directory,
                 progress=progress,
             )
         runs.append((configuration, judged))
-    return _together(subject, gates, runs, unmet(plan, runs[0][1]))
+    return runs
 
 
 def _static_gates(subject: Subject, criteria: Criteria) -> tuple[tuple[Gate, ...], bool]:

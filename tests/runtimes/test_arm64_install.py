@@ -253,6 +253,7 @@ def test_an_interrupted_install_goes_on(played: Played) -> None:
     assert str(wanted["/debian/pool/python.deb"]).startswith("bytes=")
     asked = len(played.mirror.asked)
     hidden.rename(wheel)
+    (played.directory / "downloads" / "staged" / "sysroot" / "lib").mkdir(parents=True)  # as a kill leaves it
     install.install(SilentProgress())
     assert len(played.mirror.asked) == asked
     assert find_emulator().probe("cortex-a53") == "9.9"

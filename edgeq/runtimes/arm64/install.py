@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -114,17 +113,17 @@ def _fetch_wheel(wheel: Wheel, python: str, downloads: Path) -> None:
 def _unpack(lock: Lock, downloads: Path, final: Path, progress: Progress) -> None:
     """Into a directory that is renamed when it is complete; it stays if arm64's runtime can be loaded from it."""
     progress.stage("unpacking and trying it")
-    with output_errors(final), tempfile.TemporaryDirectory(dir=final.parent, prefix=f".{final.name}.") as temporary:
-        emulator = Emulator(directory=Path(temporary) / "staged")
-        library = emulator.sysroot / "usr" / "lib"
-        library.mkdir(parents=True)
-        (emulator.sysroot / "lib").symlink_to("usr/lib")
+    staged = Emulator(directory=downloads / "staged")
+    with output_errors(final):
+        rmtree(staged.directory, ignore_errors=True)  # of a call that was killed
+        (staged.sysroot / "usr" / "lib").mkdir(parents=True)
+        (staged.sysroot / "lib").symlink_to("usr/lib")
         for package in lock.packages:
-            unpack(downloads / package.file, emulator.directory / package.into, package.members)
+            unpack(downloads / package.file, staged.directory / package.into, package.members)
         for wheel in lock.wheels:
             with zipfile.ZipFile(downloads / wheel.file) as archive:
-                archive.extractall(emulator.site)
-        emulator.directory.rename(final)
+                archive.extractall(staged.site)
+        staged.directory.rename(final)
     try:
         Emulator(directory=final).probe(TRIED_ON)
     except RuntimeUnavailableError:
