@@ -45,7 +45,7 @@ def report_summary(report: Report) -> Group:
     architectures = figures.architectures(report)
     if architectures is not None:
         parts += [Text(), _runs(architectures), Text(f"  {figures.architecture_columns(report)}", style="dim")]
-        parts += [Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in figures.architecture_facts(report)]
+    parts += [Padding(Text(line, style="dim"), (0, 0, 0, 2)) for line in figures.architecture_facts(report)]
     backends = figures.backends(report)
     if backends is not None:
         parts += [Text(), _runs(backends), Text(f"  {figures.backend_columns(report)}", style="dim")]

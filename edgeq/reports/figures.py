@@ -102,7 +102,7 @@ def process(report: Report) -> str:
 
 def _where(report: Report) -> str:
     """On what memory and speed were measured, where drift was on something else."""
-    rows = () if report.drift is None else report.drift.architectures
+    rows = _architectures(report)
     return f", measured on {rows[0].architecture}" if any(row.difference is not None for row in rows) else ""
 
 
@@ -150,25 +150,32 @@ def drift_sample(report: Report) -> str:
 
 
 def architectures(report: Report) -> FiguresTable | None:
-    """This machine's kernels beside the device's; None where they are the same, or nothing ran."""
-    if report.drift is None or not report.drift.architectures:
+    """This machine's kernels beside the device's; None where those did not run."""
+    rows = _architectures(report)
+    if all(row.verdict is Verdict.NOT_VALIDATED for row in rows[1:]):
         return None
-    rows = report.drift.architectures
     columns = ("kernels", "lowering", "total", f"from {rows[0].architecture}", "relative", "verdict")
     return FiguresTable(columns=columns, rows=tuple(map(_architecture_cells, rows)))
 
 
 def architecture_columns(report: Report) -> str:
     """What the columns of `architectures` are."""
-    mean = "mean KL divergence" if report.drift and isinstance(report.drift.total, LanguageDrift) else "mean cosine"
-    return f"{mean}; relative: the error that leads from this machine's answers to those"
+    rows = _architectures(report)
+    mean = "KL divergence" if rows and isinstance(rows[0].total, LanguageDrift) else "cosine"
+    return f"mean {mean}; relative error against the answers on {rows[0].architecture}" if rows else ""
 
 
 def architecture_facts(report: Report) -> tuple[str, ...]:
-    """What ran them, and what is wrong with any, in one line each."""
-    rows = () if report.drift is None else report.drift.architectures
+    """What ran the device's kernels, what is wrong with them, or why they did not run, in one line each."""
+    rows = _architectures(report)[1:]
     runtimes = dict.fromkeys(f"{row.architecture}: {row.runtime}" for row in rows if row.runtime)
-    return (*runtimes, *(f"{_kernels(row)}: {row.reason}" for row in rows if row.reason))
+    not_run = [f"{_kernels(row)} was not run: {row.reason}" for row in rows if row.verdict is Verdict.NOT_VALIDATED]
+    failed = [f"{_kernels(row)}: {row.reason}" for row in rows if row.verdict is Verdict.FAILED]
+    return (*runtimes, *not_run, *failed)
+
+
+def _architectures(report: Report) -> tuple[ArchitectureDrift, ...]:
+    return () if report.drift is None else report.drift.architectures
 
 
 def _architecture_cells(row: ArchitectureDrift) -> tuple[str, ...]:

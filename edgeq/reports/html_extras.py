@@ -48,13 +48,15 @@ def tokens_section(report: Report) -> Section | None:
 
 def architectures_section(report: Report) -> Section | None:
     """This machine's kernels beside the device's."""
-    architectures = figures.architectures(report)
-    if architectures is None:
-        return None
     facts = [element("li", {}, line) for line in figures.architecture_facts(report)]
-    shown = table(architectures.columns, architectures.rows, right=range(1, len(architectures.columns) - 1))
-    content = (shown, note(f"{figures.architecture_columns(report)}."), classed("ul", "plain", *facts))
-    return Section(title="Kernels", content=content)
+    if not facts:
+        return None
+    content: list[Child] = [classed("ul", "plain", *facts)]
+    architectures = figures.architectures(report)
+    if architectures is not None:
+        shown = table(architectures.columns, architectures.rows, right=range(1, len(architectures.columns) - 1))
+        content = [shown, note(f"{figures.architecture_columns(report)}."), *content]
+    return Section(title="Kernels", content=tuple(content))
 
 
 def backends_section(report: Report) -> Section | None:

@@ -78,12 +78,15 @@ def _drift(report: Report) -> list[str]:
 
 
 def _architectures(report: Report) -> list[str]:
+    lines = [f"- {as_text(line)}" for line in figures.architecture_facts(report)]
+    if not lines:
+        return []
     architectures = figures.architectures(report)
     if architectures is None:
-        return []
-    lines = "\n".join(f"- {as_text(line)}" for line in figures.architecture_facts(report))
+        return ["## Kernels", "\n".join(lines)]
     table = markdown_table(architectures.columns, architectures.rows, right=range(1, len(architectures.columns) - 1))
-    return ["## Kernels", table, f"{figures.architecture_columns(report).capitalize()}.", lines]
+    words = figures.architecture_columns(report)
+    return ["## Kernels", table, f"{words[0].upper()}{words[1:]}.", "\n".join(lines)]
 
 
 def _backends(report: Report) -> list[str]:

@@ -49,7 +49,7 @@ def test_both_kernels_are_in_the_report() -> None:
     assert "| arm64, cortex-a76 | 0.0003 | 0.0316 | 0.0001 | 0.00469 | passed |" in text
     assert "- arm64: onnxruntime 1.32.0, qemu 10.0.2" in text
     assert "## Kernels" not in report_to_markdown(passed_report())
-    assert "- arm64, cortex-a76: It is not there." in report_to_markdown(arm64_report(ran=False))
+    assert "- arm64, cortex-a76 was not run: It is not there." in report_to_markdown(arm64_report(ran=False))
 
 
 def test_names_from_outside_are_text() -> None:
