@@ -89,7 +89,7 @@ def test_the_next_place_has_what_the_first_has_not(mirror: Mirror, tmp_path: Pat
 
 def test_a_version_that_is_gone_is_said_to_be(mirror: Mirror, tmp_path: Path) -> None:
     mirror.files.clear()
-    with pytest.raises(RuntimeUnavailableError, match=r"127\.0\.0\.1: it no longer has that version"):
+    with pytest.raises(RuntimeUnavailableError, match=r"127\.0\.0\.1: it does not have that version"):
         get(mirror, tmp_path / "a")
     assert len(mirror.asked) == 1
 

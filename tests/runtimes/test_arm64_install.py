@@ -71,12 +71,16 @@ def test_the_archives_are_those_that_apt_has(tmp_path: Path, monkeypatch: pytest
         "'http://mirror.example/debian-security/dists/bookworm-security/InRelease' security 0",
         "'https://packages.example/node_20.x/dists/nodistro/InRelease' node 0",
         "'https://second.example/pub/debian/dists/sid/InRelease' second 0",
-        "'http://archive.example/ubuntu/dists/noble/InRelease' ubuntu 0",
         "'cdrom://disc/debian/dists/bookworm/InRelease' disc 0",
     ]
     echo = "\n".join(f'echo "{line}"' for line in listed)
     play(tmp_path, monkeypatch, "apt-get", f'test "$*" = "update --print-uris" || exit 1\n{echo}')
-    assert configured_archives() == ("http://mirror.example/debian/", "https://second.example/pub/debian/")
+    assert configured_archives() == (
+        "http://mirror.example/debian/",
+        "http://mirror.example/debian-security/",
+        "https://packages.example/node_20.x/",
+        "https://second.example/pub/debian/",
+    )
     play(tmp_path, monkeypatch, "apt-get", f"{echo}\nexit 100")
     assert configured_archives() == ()
     monkeypatch.setenv("PATH", "")

@@ -99,6 +99,7 @@ def test_executorch_is_not_emulated(tmp_path: Path) -> None:
     plan = plan_for(subject_of(tmp_path, format="executorch"))
     assert plan.cpus == ("cortex-a76",)
     assert "Validate on an arm64 machine instead" in plan.missing
+    assert not plan.is_asked
 
 
 @pytest.mark.parametrize("format", ["coreml", "transformersjs"])

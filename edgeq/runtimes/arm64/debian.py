@@ -14,13 +14,13 @@ from edgeq.errors import CorruptInputError
 from edgeq.files import contained, output_errors
 
 APT_SECONDS = 60.0
-_ARCHIVE = re.compile(r"^'(https?://\S+?/debian/)dists/", re.MULTILINE)
-"""In what apt would fetch; Debian's own archives end in that name wherever they are mirrored."""
+_ARCHIVE = re.compile(r"^'(https?://\S+?/)dists/", re.MULTILINE)
+"""In what apt would fetch. A mirror can have any name: another archive just does not have what is asked of it."""
 _AR_MAGIC, _AR_HEADER, _AR_NAME, _AR_SIZE = b"!<arch>\n", 60, slice(0, 16), slice(48, 58)
 
 
 def configured_archives() -> tuple[str, ...]:
-    """Debian's archives that apt is set up with, each with a slash at its end; none where there is no apt."""
+    """Those that apt is set up with, each with a slash at its end; none where there is no apt."""
     # With print-uris apt only says what it would do: it needs no index, no network and no root.
     listed = _said(("apt-get", "update", "--print-uris"))
     return tuple(dict.fromkeys(_ARCHIVE.findall(listed)))

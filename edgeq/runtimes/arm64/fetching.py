@@ -15,6 +15,7 @@ from edgeq.files import output_errors, sha256_file
 TIMEOUT_SECONDS = 60.0
 ATTEMPTS = 3
 """For each place: a connection that broke is taken up where it ended."""
+REFUSALS = dict.fromkeys((401, 403), "it refuses") | dict.fromkeys((404, 410), "it does not have that version")
 CHUNK = 1 << 17
 LATER = "Look at the network, then ask again: what has arrived is kept."
 
@@ -89,8 +90,8 @@ def _continue(
     try:
         response = opener.open(request, timeout=TIMEOUT_SECONDS)
     except urllib.error.HTTPError as error:
-        if error.code in (404, 410):
-            raise _AbsentError("it no longer has that version") from error
+        if error.code in REFUSALS:
+            raise _AbsentError(REFUSALS[error.code]) from error
         raise
     with response:
         is_rest = held > 0 and response.status == http.client.PARTIAL_CONTENT
