@@ -35,8 +35,8 @@ WHOLE_REFERENCE = 50_000_000
 SLOWDOWN = 4
 """How much longer an emulated run may take than a native one before it counts as hung."""
 NO_EXECUTORCH = (
-    "ExecuTorch's Python interface imports torch, whose package for arm64 needs CUDA's libraries, several GB. Validate on "
-    "an arm64 machine instead."
+    "ExecuTorch's Python interface imports torch, whose package for arm64 needs CUDA's libraries, several GB. "
+    "Validate on an arm64 machine instead."
 )
 
 
