@@ -191,4 +191,5 @@ def _not_run(cpu: Cpu, reason: str) -> ArchitectureDrift:
 
 
 def _runtime(judged: Judgement) -> str:
-    return f"{runtime_of('onnx').name()} {judged.runtime_version}"
+    """With its version, where the run came far enough to tell it."""
+    return f"{runtime_of('onnx').name()} {judged.runtime_version}".rstrip()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeq.errors import OutputError, RuntimeUnavailableError
+from edgeq.errors import RuntimeUnavailableError
 from edgeq.runtimes.arm64.fetching import ATTEMPTS, fetch
 from tests.runtimes.mirror import Mirror, serving
 
@@ -94,6 +94,7 @@ def test_a_version_that_is_gone_is_said_to_be(mirror: Mirror, tmp_path: Path) ->
     assert len(mirror.asked) == 1
 
 
-def test_a_place_that_cannot_be_written_is_an_output_error(mirror: Mirror, tmp_path: Path) -> None:
-    with pytest.raises(OutputError):
+def test_a_place_that_cannot_be_written_is_not_the_network_s_fault(mirror: Mirror, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
         get(mirror, tmp_path / "absent" / "a")
+    assert len(mirror.asked) == 1

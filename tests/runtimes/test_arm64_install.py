@@ -21,7 +21,7 @@ from typing import Literal
 import pytest
 
 from edgeq import doctor
-from edgeq.errors import CorruptInputError, EdgeqError, OutputError, RuntimeUnavailableError, UnsafeInputError
+from edgeq.errors import CorruptInputError, EdgeqError, RuntimeUnavailableError, UnsafeInputError
 from edgeq.progress import SilentProgress
 from edgeq.runtimes.arm64 import emulator, install
 from edgeq.runtimes.arm64.debian import configured_archives, configured_proxies, unpack
@@ -293,12 +293,12 @@ def test_what_does_not_run_is_not_left_behind(played: Played, monkeypatch: pytes
     assert not installed_directory().exists()
 
 
-def test_a_cache_that_cannot_be_written_is_an_output_error(
+def test_a_cache_that_cannot_be_written_has_a_remedy(
     played: Played, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv(VARIABLE, str(tmp_path / "file"))
-    with pytest.raises(OutputError):
+    with pytest.raises(RuntimeUnavailableError, match="could not be written .*set EDGEQ_ARM64 to a directory"):
         install.install(SilentProgress())
 
 

@@ -11,7 +11,7 @@ import urllib.request
 from pathlib import Path, PurePosixPath
 
 from edgeq.errors import CorruptInputError
-from edgeq.files import contained, output_errors
+from edgeq.files import contained
 
 APT_SECONDS = 60.0
 _ARCHIVE = re.compile(r"^'(https?://\S+?/)dists/", re.MULTILINE)
@@ -35,15 +35,14 @@ def configured_proxies() -> dict[str, str]:
 def unpack(package: Path, into: Path, members: tuple[str, ...]) -> None:
     """Write those files and folders of a package below `into`, all that lies in `/lib` into `usr/lib`.
 
-    Links out of the package are left out. Raises CorruptInputError, UnsafeInputError, OutputError.
+    Links out of the package are left out. Raises CorruptInputError, UnsafeInputError, OSError.
     """
     with tarfile.open(fileobj=io.BytesIO(_data(package))) as archive:
         for member in archive:
             path = str(PurePosixPath(member.name))
             if any(path == one or path.startswith(f"{one}/") for one in members):
                 target = contained(into, f"usr/{path}" if path.startswith("lib/") else path)
-                with output_errors(target):
-                    _write(archive, member, target)
+                _write(archive, member, target)
 
 
 def _write(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from edgeq.errors import RuntimeUnavailableError
-from edgeq.files import output_errors, sha256_file
+from edgeq.files import sha256_file
 
 TIMEOUT_SECONDS = 60.0
 ATTEMPTS = 3
@@ -36,7 +36,7 @@ def fetch(
     """Write `target`, whose bytes are known, from the first of `urls` that has them; nothing where it is there.
 
     arrived: told how many bytes of it are here. proxies: by scheme, by default the environment's.
-    Raises RuntimeUnavailableError where no place has the file, OutputError where it cannot be written.
+    Raises RuntimeUnavailableError where no place has the file, OSError where it cannot be written.
     """
     if target.is_file() and sha256_file(target) == sha256:
         return
@@ -68,7 +68,7 @@ def _from(
             _continue(url, part, opener, size=size, arrived=arrived)
         except _AbsentError as error:
             return str(error)
-        except (OSError, http.client.HTTPException) as error:
+        except (ConnectionError, TimeoutError, urllib.error.URLError, http.client.HTTPException) as error:
             reason = str(getattr(error, "reason", "") or error) or type(error).__name__
             continue
         if sha256_file(part) == sha256:
@@ -96,7 +96,7 @@ def _continue(
     with response:
         is_rest = held > 0 and response.status == http.client.PARTIAL_CONTENT
         held = held if is_rest else 0
-        with output_errors(part), part.open("ab" if is_rest else "wb") as stream:
+        with part.open("ab" if is_rest else "wb") as stream:
             while held < size and (chunk := _read(response)):
                 stream.write(chunk)
                 held += len(chunk)
@@ -106,7 +106,7 @@ def _continue(
 
 
 def _read(response: http.client.HTTPResponse) -> bytes:
-    """What has come; a network's errors are told apart from the disk's, whose come from the write."""
+    """What has come. Its errors are the network's: those of the disk come from elsewhere."""
     try:
         return response.read(CHUNK)
     except OSError as error:

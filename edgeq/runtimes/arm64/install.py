@@ -11,12 +11,12 @@ from pathlib import Path
 from shutil import rmtree
 
 from edgeq.errors import RuntimeUnavailableError
-from edgeq.files import output_errors, sha256_file
+from edgeq.files import sha256_file
 from edgeq.progress import Progress
 from edgeq.runtimes.arm64.debian import configured_archives, configured_proxies, unpack
 from edgeq.runtimes.arm64.emulator import Emulator, check_host, host_architecture
 from edgeq.runtimes.arm64.fetching import LATER, fetch
-from edgeq.runtimes.arm64.lock import Lock, Wheel, cache_directory, installed_directory, read_lock
+from edgeq.runtimes.arm64.lock import VARIABLE, Lock, Wheel, cache_directory, installed_directory, read_lock
 
 PIP_SECONDS = 1200.0
 PLATFORMS = ("manylinux_2_28_aarch64", "manylinux_2_27_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64")
@@ -28,8 +28,7 @@ def install(progress: Progress) -> None:
     """Make this machine able to run arm64's kernels; nothing where it is able. A second call goes on with what an
     interrupted one left.
 
-    Raises RuntimeUnavailableError where that cannot be or a file is not to be had, OutputError where the cache cannot
-    be written.
+    Raises RuntimeUnavailableError where that cannot be, a file is not to be had, or the cache cannot be written.
     """
     if host_architecture() == "arm64":
         progress.note("this machine is arm64: its own kernels run, and nothing has to be installed")
@@ -39,14 +38,18 @@ def install(progress: Progress) -> None:
     if final.is_dir():
         return
     downloads = cache_directory() / "downloads"
-    with output_errors(downloads):
+    try:
         downloads.mkdir(parents=True, exist_ok=True)
-    with _alone(downloads):
-        if final.is_dir():  # another process was faster
-            return
-        lock = read_lock()
-        _download(lock, downloads, progress)
-        _unpack(lock, downloads, final, progress)
+        with _alone(downloads):
+            if not final.is_dir():  # another process may have been faster
+                lock = read_lock()
+                _download(lock, downloads, progress)
+                _unpack(lock, downloads, final, progress)
+    except OSError as error:
+        raise RuntimeUnavailableError(
+            f"What arm64 needs could not be written to {cache_directory()} ({error.strerror}).",
+            remedy=f"Free some space, or set {VARIABLE} to a directory that can be written.",
+        ) from error
     rmtree(downloads, ignore_errors=True)
 
 
@@ -114,16 +117,15 @@ def _unpack(lock: Lock, downloads: Path, final: Path, progress: Progress) -> Non
     """Into a directory that is renamed when it is complete; it stays if arm64's runtime can be loaded from it."""
     progress.stage("unpacking and trying it")
     staged = Emulator(directory=downloads / "staged")
-    with output_errors(final):
-        rmtree(staged.directory, ignore_errors=True)  # of a call that was killed
-        (staged.sysroot / "usr" / "lib").mkdir(parents=True)
-        (staged.sysroot / "lib").symlink_to("usr/lib")
-        for package in lock.packages:
-            unpack(downloads / package.file, staged.directory / package.into, package.members)
-        for wheel in lock.wheels:
-            with zipfile.ZipFile(downloads / wheel.file) as archive:
-                archive.extractall(staged.site)
-        staged.directory.rename(final)
+    rmtree(staged.directory, ignore_errors=True)  # of a call that was killed
+    (staged.sysroot / "usr" / "lib").mkdir(parents=True)
+    (staged.sysroot / "lib").symlink_to("usr/lib")
+    for package in lock.packages:
+        unpack(downloads / package.file, staged.directory / package.into, package.members)
+    for wheel in lock.wheels:
+        with zipfile.ZipFile(downloads / wheel.file) as archive:
+            archive.extractall(staged.site)
+    staged.directory.rename(final)
     try:
         Emulator(directory=final).probe(TRIED_ON)
     except RuntimeUnavailableError:
