@@ -298,7 +298,7 @@ def test_a_cache_that_cannot_be_written_has_a_remedy(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv(VARIABLE, str(tmp_path / "file"))
-    with pytest.raises(RuntimeUnavailableError, match="could not be written .*set EDGEQ_ARM64 to a directory"):
+    with pytest.raises(RuntimeUnavailableError, match=r"could not be written .*set EDGEQ_ARM64 to a directory"):
         install.install(SilentProgress())
 
 
