@@ -97,11 +97,11 @@ def process(report: Report) -> str:
     if section is None:
         return ""
     baseline = size(section.baseline_dirty_bytes)
-    return f"process {size(section.process_dirty_bytes)}, of which baseline {baseline}{_where(report)}"
+    return f"process {size(section.process_dirty_bytes)}, of which baseline {baseline}{where_measured(report)}"
 
 
-def _where(report: Report) -> str:
-    """On what memory and speed were measured, where drift was on something else."""
+def where_measured(report: Report) -> str:
+    """On what memory and speed were measured, where drift was on something else; to be appended."""
     rows = _architectures(report)
     return f", measured on {rows[0].architecture}" if any(row.difference is not None for row in rows) else ""
 

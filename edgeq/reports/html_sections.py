@@ -112,7 +112,8 @@ def memory_section(report: Report) -> Section | None:
     picture = memory_over_time(memory) if memory.samples else memory_by_phase(memory)
     counted = (
         f"Counted as phones do: anonymous, shared and swapped memory, not files mapped from disk. Before the model was "
-        f"opened the process held {figures.size(memory.baseline_dirty_bytes)}. Limited by {memory.backend}."
+        f"opened the process held {figures.size(memory.baseline_dirty_bytes)}. Limited by {memory.backend}"
+        f"{figures.where_measured(report)}."
     )
     return Section(title="Memory", wide=False, content=(paragraph(words), picture, note(counted)))
 

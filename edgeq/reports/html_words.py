@@ -15,6 +15,7 @@ GATE_WORDS = {
     "survived": "the process was not ended by the memory limit",
     "peak_dirty_bytes": "most memory that counts against the device's limit",
     "completed": "the runtime did all that it was asked for",
+    "arm64_completed": "the runtime did it on the device's own kernels as well",
     "bundle_bytes": "what an app carries, against what its store delivers",
     "largest_file_bytes": "the largest file, against what a browser fetches",
     "largest_tensor_bytes": "the largest tensor, against what a browser takes whole",

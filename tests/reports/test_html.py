@@ -317,6 +317,7 @@ def test_every_run_is_a_row() -> None:
     text = page_of(arm64_report()).text
     assert "arm64, cortex-a76" in text
     assert "from x86_64" in text
+    assert "Limited by cgroup v2, measured on x86_64." in text
     text = page_of(browser_report()).text
     assert "q4 on wasm, 2 threads" in text
     assert "fallback nodes Range x2" in text
