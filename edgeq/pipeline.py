@@ -122,7 +122,7 @@ def make_bundle(
             measurement = validate_bundle(
                 staged.directory,
                 manifest=to_plain(staged.manifest),
-                criteria=_criteria(job, store, format),
+                criteria=criteria_of(job, store, format),
                 reference=references.directory,
                 progress=progress,
             )
@@ -185,7 +185,7 @@ def export_formats(
 
 
 def _run(model: str | Path | None, task: Task | None, job: Job, progress: Progress) -> tuple[Report, ...]:
-    _check_places(job)
+    check_places(job)
     progress.stage("loading")
     return build(load(model, task=task), job, progress)
 
@@ -260,7 +260,7 @@ def lower(
         validate=validate,
         force=force,
     )
-    _check_places(job)
+    check_places(job)
     with workplace(job.output) as work:
         model = _original(quantized) if validate else None
         notes = () if model is None else model.notes
@@ -315,7 +315,7 @@ def _default_output(model: str | Path | None, profile: TargetProfile, bits: int 
     return Path(f"{bundle_name(DEMO_NAME if model is None else str(model))}-{profile.name}-{bits}bit")
 
 
-def _check_places(job: Job) -> None:
+def check_places(job: Job) -> None:
     """What can be known to fail is said before hours of work."""
     for format in job.formats:
         check_output(job.output_of(format), force=job.force)
@@ -378,7 +378,8 @@ def _golden(store: QuantizedModel, references: ReferenceSet | None, target: Targ
     )
 
 
-def _criteria(job: Job, store: QuantizedModel, format: Format) -> Criteria:
+def criteria_of(job: Job, store: QuantizedModel, format: Format) -> Criteria:
+    """What a new bundle is judged by."""
     return Criteria(
         bits=store.recipe.bits,
         parameters=store.info.parameters,

@@ -36,8 +36,14 @@ def try_bundle(bundle: Path, *, prompts: Sequence[str], sampling: Sampling) -> N
     """Open the bundle and print what it does with the prompts, or with built-in ones. Raises UsageError."""
     import edgeq
     from edgeq.runtimes.generation import TextGenerator
+    from edgeq.runtimes.tensors import TensorModel
 
     model = edgeq.load(bundle)
+    if isinstance(model, TensorModel):
+        raise UsageError(
+            f"{bundle} is a plain module, which takes no text.",
+            remedy="Call edgeq.load(bundle).run({...}) in Python, with an array for each input.",
+        )
     if isinstance(model, TextGenerator):
         _continue(model, prompts or (PROMPT,), sampling)
     else:

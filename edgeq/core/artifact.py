@@ -25,12 +25,22 @@ class FileEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """An input or output of a plain module. dtype: numpy's name of it. shape: lengths, or the name of a free axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Interface:
     """What an app must know to call the model; written to `edgeq.json` and read by the drivers.
 
     inputs and outputs are tensor names in graph order. The key-value cache of layer N goes in as
     `past_key_values.N.key|value` `[batch, key_value_heads, past, head_size]` and comes out as `present.N.key|value`.
     `cache` lists `(key_value_heads, head_size)` per layer; empty for encoders. Batches are padded on the right.
+    `tensors` describes the inputs, then the outputs, of a plain module, which has no vocabulary and no context.
     """
 
     task: Task
@@ -44,6 +54,7 @@ class Interface:
     pooling: Pooling = "none"
     normalize: bool = False
     dimension: int | None = None
+    tensors: tuple[TensorSpec, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

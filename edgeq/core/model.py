@@ -8,7 +8,8 @@ from typing import Literal
 from edgeq.core.recipe import Role
 
 TextGeneration = Literal["text-generation"]
-Task = Literal["text-generation", "feature-extraction"]
+Task = Literal["text-generation", "feature-extraction", "module"]
+"""What a model is for. `module` is a plain torch module: tensors in, tensors out, no tokens."""
 Pooling = Literal["none", "mean", "cls", "max", "lasttoken"]
 
 

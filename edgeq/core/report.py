@@ -104,8 +104,20 @@ class LanguageDrift:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OutputDrift:
+    """Agreement of one of several outputs; as in EmbeddingDrift."""
+
+    cosine_mean: float
+    cosine_min: float
+    relative_error: float
+    max_abs: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmbeddingDrift:
-    """Agreement of `sentences` embeddings; `rank_correlation` is Spearman's over all pairwise similarities."""
+    """Agreement of `sentences` embeddings; `rank_correlation` is Spearman's over all pairwise similarities.
+    Of a plain module `sentences` are the answers that were compared, `outputs` its outputs, and the rest is the worst
+    of those."""
 
     sentences: int
     cosine_mean: float
@@ -113,6 +125,7 @@ class EmbeddingDrift:
     rank_correlation: float
     max_abs: float
     relative_error: float
+    outputs: dict[str, OutputDrift] = field(default_factory=dict)
 
 
 Drift = LanguageDrift | EmbeddingDrift

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, assert_never, cast, get_args
+from typing import TYPE_CHECKING, Any, Protocol, assert_never, cast, get_args
 
 from edgeq.core.artifact import Interface
 from edgeq.core.records import from_plain
@@ -14,6 +14,9 @@ from edgeq.core.target import ComputeUnit, ExecutionProvider, Format
 from edgeq.errors import CorruptInputError, UsageError
 from edgeq.files import contained
 from edgeq.runtimes.generation import Encoder, Opening, TextGenerator
+
+if TYPE_CHECKING:
+    from edgeq.runtimes.tensors import TensorModel
 
 MANIFEST_NAME = "edgeq.json"
 
@@ -66,8 +69,8 @@ def tokenizer_path(bundle: Path, manifest: Mapping[str, Any]) -> Path | None:
     return None if directory is None else directory / "tokenizer.json"
 
 
-def open_bundle(directory: Path, *, threads: int = 0) -> TextGenerator | Encoder:
-    """A bundle's model with its tokenizer, ready to generate or to encode. threads 0: one per core.
+def open_bundle(directory: Path, *, threads: int = 0) -> TextGenerator | Encoder | TensorModel:
+    """A bundle's model with its tokenizer, ready to generate or to encode; a plain module, ready to run. threads 0: one per core.
 
     Raises UsageError, CorruptInputError, UnsafeInputError or RuntimeUnavailableError.
     """
@@ -78,6 +81,10 @@ def open_bundle(directory: Path, *, threads: int = 0) -> TextGenerator | Encoder
     runtime, opening = runtime_of(format), Opening(tokenizer_path=tokenizer, threads=threads, compute_unit=unit)
     if interface.task == "text-generation":
         return runtime.open_generator(path, interface, opening)
+    if interface.task == "module":
+        from edgeq.runtimes.tensors import TensorModel
+
+        return TensorModel(path, interface, threads=threads)
     return runtime.open_encoder(path, interface, opening)
 
 

@@ -32,6 +32,7 @@ from edgeq.validation.reference_set import ReferenceSet
 from edgeq.validation.running import Judgement, RunLimits, run
 from edgeq.validation.size_gates import size_gates
 from edgeq.validation.subject import VALIDATION, Subject
+from edgeq.validation.tensor_cases import TensorCases
 from edgeq.validation.weights import artifact_digest
 from edgeq.validation.workplace import working_directory
 
@@ -95,8 +96,9 @@ def validate_bundle(
         return _measurement(subject, (), Judgement(missing=str(error)))
     if not sound:
         return _measurement(subject, gates, Judgement())
-    references = ReferenceSet.open(bundle / VALIDATION if reference is None else reference)
-    if references.task != subject.interface.task:
+    place = bundle / VALIDATION if reference is None else reference
+    references = TensorCases.open(place) if subject.interface.task == "module" else ReferenceSet.open(place)
+    if isinstance(references, ReferenceSet) and references.task != subject.interface.task:
         raise CorruptInputError("The reference is one for another task.", remedy="Export the bundle again.")
     limit_bytes = psutil.virtual_memory().total if subject.is_reference else criteria.memory_limit_bytes
     limits = RunLimits(limit_bytes=limit_bytes, backend=backend, timeout=timeout)

@@ -19,8 +19,7 @@ from edgeq.validation.configurations import Configuration
 from edgeq.validation.gates import ENOUGH_TOKENS, Criteria, architecture_gate, verdict_of
 from edgeq.validation.launching import emulated_launch
 from edgeq.validation.limits import SamplerOnly
-from edgeq.validation.reference_set import ReferenceSet
-from edgeq.validation.running import ANSWERS, Judgement, RunLimits, difference, run
+from edgeq.validation.running import ANSWERS, Judgement, References, RunLimits, difference, run
 from edgeq.validation.subject import Subject
 from edgeq.validation.workplace import working_directory
 
@@ -86,7 +85,7 @@ def with_architectures(
     *,
     subject: Subject,
     configuration: Configuration,
-    references: ReferenceSet,
+    references: References,
     criteria: Criteria,
     timeout: float,
     directory: Path,

@@ -20,8 +20,12 @@ from edgeq.errors import EdgeqError, OutputError, RuntimeUnavailableError
 from edgeq.files import NO_SPACE, save_array
 from edgeq.runtimes.generation import Encoder, Model, Opening, TextGenerator
 from edgeq.runtimes.opening import read_compute_unit, read_format, read_interface, runs_apart, runtime_of
+from edgeq.runtimes.tensors import TensorModel
 from edgeq.validation.memory import DISK_FULL, LIMITED_FROM, MEMORY_REFUSED, announce, await_limit, held_bytes
+from edgeq.validation.tensor_cases import INPUTS, TensorCases, write_tensors
 
+ANSWERS = "artifact"
+"""In a run's directory, what the artifact answered: an array for each sequence, or output."""
 PREFILL_TOKENS = 128
 DECODE_TOKENS = 32
 FILL_TOKENS = 4
@@ -107,8 +111,14 @@ def _measure(request: dict[str, Any], output: Path) -> dict[str, Any]:
     model_path = Path(request["model"])
     if not is_apart:
         stages.load()
-    open_model = runtime.open_generator if interface.task == "text-generation" else runtime.open_encoder
-    model = open_model(model_path, interface, opening)
+    model: TextGenerator | Encoder | TensorModel
+    match interface.task:
+        case "text-generation":
+            model = runtime.open_generator(model_path, interface, opening)
+        case "feature-extraction":
+            model = runtime.open_encoder(model_path, interface, opening)
+        case "module":
+            model = TensorModel(model_path, interface, threads=opening.threads)
     try:
         load_seconds = time.perf_counter() - stages.loading_since
         loaded = stages.held_bytes()
@@ -128,10 +138,12 @@ def _measure(request: dict[str, Any], output: Path) -> dict[str, Any]:
 
 
 def _work(
-    model: TextGenerator | Encoder, request: dict[str, Any], stages: _Stages, output: Path, format: Format
+    model: TextGenerator | Encoder | TensorModel, request: dict[str, Any], stages: _Stages, output: Path, format: Format
 ) -> dict[str, Any]:
     """What is asked for: to time the model and have it answer, one of both, or to fill its context with the first
     sequence."""
+    if isinstance(model, TensorModel):
+        return _run_cases(model, TensorCases.open(Path(request["cases"])), stages, output, request["work"])
     sequences: list[list[int]] = request["sequences"]
     if request["work"] == "fill":
         _fill(model, sequences[0], stages)
@@ -139,10 +151,32 @@ def _work(
     speed = {} if request["work"] == "answer" else _time(model, sequences, stages)
     if request["work"] == "run":
         return {"speed": speed}
-    answers = output / "artifact"
+    answers = output / ANSWERS
     answers.mkdir()
     stages.begin("drift")
     return {"speed": speed, **_answer(model, sequences, answers, format)}
+
+
+def _run_cases(
+    model: TensorModel, cases: TensorCases, stages: _Stages, output: Path, work: str
+) -> dict[str, Any]:
+    """Time the first case; to judge, answer them all."""
+
+    def answer(index: int) -> dict[str, npt.NDArray[Any]]:
+        inputs = cases.tensors(INPUTS, index)
+        return model.run(dict(zip(model.interface.inputs, map(np.asarray, inputs), strict=True)))
+
+    speed = {}
+    if work != "answer":
+        stages.begin("run")
+        answer(0)
+        latency = statistics.median(_seconds(model, lambda: answer(0)) for _ in range(REPEATS))
+        speed["latency_ms"] = 1000.0 * latency
+    if work != "run":
+        stages.begin("drift")
+        for index in range(cases.count):
+            write_tensors(output / ANSWERS, index, list(answer(index).values()))
+    return {"speed": speed}
 
 
 def _fill(model: TextGenerator | Encoder, sequence: Sequence[int], stages: _Stages) -> None:

@@ -76,7 +76,8 @@ def token_divergences(p: Doubles, q: Doubles) -> list[float]:
 def embedding_drift(reference: Values, candidate: Values) -> EmbeddingDrift:
     """Agreement of embeddings `[sentences, dim]`, row by row and in the order of their pairwise similarities."""
     a, b = reference.astype(np.float64), candidate.astype(np.float64)
-    cosines = (_unit(a) * _unit(b)).sum(axis=1)
+    same = (a == b).all(axis=1)  # zeros have no direction
+    cosines = np.where(same, 1.0, (_unit(a) * _unit(b)).sum(axis=1))
     return EmbeddingDrift(
         sentences=len(a),
         cosine_mean=_number(cosines.mean(), -1.0),

@@ -63,6 +63,9 @@ LOWERING_MAX_ABS = 1e-3
 # Of a runtime that is not judged by its largest difference. XNNPACK rounds activations to int8 (a 2-layer model:
 # 1.3e-2, the same as torch's own int8 activations cost); Core ML computes in float16 on caches of float16.
 LOWERING_RELATIVE_ERROR: dict[Format, float] = {"executorch": 2e-2, "coreml": 1e-3}
+# Of a plain module's outputs: what keeps 1 - cosine within LOWERING_COSINE differs by 4.5 % at level 4, and an output may
+# be a small difference of large values; a wrong operator gives about 1.
+LOWERING_OUTPUT_ERROR = {4: 0.1, 1: 1e-3}
 # One padded batch against the same sentences alone: with int8 activations the last bit of a float can tip a rounding,
 # which later layers carry on (all-MiniLM, 8 bit, group 128: .99989). A mask that is not obeyed costs far more.
 BATCH_COSINE = {4: 0.999, 1: 0.99999}
@@ -214,6 +217,7 @@ def drift_gates(drift: DriftSection, criteria: Criteria, vocabulary: int) -> tup
                 at_least("quantization_cosine_mean", quantization.cosine_mean, floor),
                 at_least("lowering_cosine_mean", lowering.cosine_mean, LOWERING_COSINE[criteria.numerics]),
                 *_error_gates(lowering, criteria),
+                *_output_gates(lowering, criteria),
                 at_least("total_cosine_mean", total.cosine_mean, total_floor),
             )
     return (same("drift_kind", _kind(drift.total), _kind(drift.quantization), "the drifts are of different kinds"),)
@@ -231,6 +235,15 @@ def _lowering_gates(lowering: LanguageDrift, criteria: Criteria) -> tuple[Gate, 
 def _error_gates(lowering: Drift, criteria: Criteria) -> tuple[Gate, ...]:
     limit = LOWERING_RELATIVE_ERROR.get(criteria.format)
     return () if limit is None else (at_most("lowering_relative_error", lowering.relative_error, limit),)
+
+
+def _output_gates(lowering: EmbeddingDrift, criteria: Criteria) -> tuple[Gate, ...]:
+    """Of a plain module the size of each output matters too, which a cosine does not see."""
+    limit = LOWERING_OUTPUT_ERROR[criteria.numerics]
+    return tuple(
+        at_most(f"lowering_relative_error of {name}", output.relative_error, limit)
+        for name, output in lowering.outputs.items()
+    )
 
 
 def _total_gates(total: LanguageDrift, criteria: Criteria, limits: DriftLimits, vocabulary: int) -> tuple[Gate, ...]:

@@ -11,7 +11,7 @@ import psutil
 
 from edgeq.core.memory_profile import ContextMemory, ContextPoint, MemoryTrial, MinimumMemory
 from edgeq.core.report import MemorySection, Verdict
-from edgeq.errors import CorruptInputError, OutputError, RuntimeUnavailableError
+from edgeq.errors import CorruptInputError, OutputError, RuntimeUnavailableError, UsageError
 from edgeq.progress import Progress, SilentProgress
 from edgeq.runtimes.opening import read_manifest
 from edgeq.validation.bisection import Bracket, Survives, longest_length, smallest_limit
@@ -69,6 +69,11 @@ class MemoryMeasurement:
         if subject.is_reference:
             raise RuntimeUnavailableError(
                 f"The memory of {bundle} cannot be measured here: {NO_MEMORY}.", remedy="Measure it on a Mac."
+            )
+        if subject.interface.task == "module":
+            raise UsageError(
+                f"{bundle} is a plain module, whose context has no length and whose inputs set its memory.",
+                remedy="Read the peak that `edgeq validate` measures.",
             )
         if wrong := subject.wrong_file():
             raise CorruptInputError(f"{bundle}: {wrong}.", remedy="Export the bundle again.")

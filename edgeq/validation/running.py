@@ -18,6 +18,7 @@ from edgeq.errors import CorruptInputError, OutputError
 from edgeq.files import output_errors
 from edgeq.progress import Progress
 from edgeq.runtimes.opening import runs_apart
+from edgeq.validation.child import ANSWERS
 from edgeq.validation.configurations import Configuration
 from edgeq.validation.drift import embedding_drift, language_drift
 from edgeq.validation.gates import (
@@ -42,14 +43,14 @@ from edgeq.validation.memory import (
 )
 from edgeq.validation.reference_set import ReferenceSet
 from edgeq.validation.subject import Subject
+from edgeq.validation.tensor_cases import TensorCases, difference_of, tensor_drift
 from edgeq.validation.texts import Decode, answers_of, decoder, tokens_of
 
 FREE_SPACE = "Free some space, or point TMPDIR at another disk; then run the same command."
-ANSWERS = "artifact"
-"""In a run's directory, what the artifact answered: an array for each sequence."""
 _NOT_THE_ARTIFACT = ("start", "runtime", "end")
 """Phases before the artifact is opened and after its work."""
 Values = npt.NDArray[np.floating[Any]]
+References = ReferenceSet | TensorCases
 Work = Literal["judge", "answer", "run", "fill"]
 """What a child does once the model is open: time it and answer all sequences; only answer them; only time it; fill a
 context."""
@@ -92,7 +93,7 @@ class Run:
 def run(
     subject: Subject,
     configuration: Configuration,
-    references: ReferenceSet,
+    references: References,
     criteria: Criteria,
     limits: RunLimits,
     *,
@@ -106,9 +107,12 @@ def run(
     OutputError where the disk is full, CorruptInputError where the reference does not fit.
     """
     references = references.leading(configuration.tokens)
+    is_tensors = isinstance(references, TensorCases)
+    sequences, cases = ((), references.directory) if is_tensors else (references.sequences, None)
     work: Work = "answer" if launch is not None and launch.is_emulated else "judge"
-    sequences = references.sequences
-    done = run_child(subject, configuration, sequences, limits, directory=directory, work=work, launch=launch)
+    done = run_child(
+        subject, configuration, sequences, limits, directory=directory, work=work, launch=launch, cases=cases
+    )
     if done.result.get("status") == "runtime_missing":
         return Judgement(missing=str(done.result["reason"]))
     if launch is not None and launch.is_emulated and done.outcome.baseline_bytes is None:
@@ -122,7 +126,7 @@ def run(
 def _judge(
     subject: Subject,
     done: Run,
-    references: ReferenceSet,
+    references: References,
     criteria: Criteria,
     *,
     directory: Path,
@@ -141,7 +145,10 @@ def _judge(
     if not done.outcome.survived or gates[-1].verdict is not Verdict.PASSED:
         return Judgement(gates=gates, memory=memory, planned_memory=planned, runtime_version=version)
     progress.stage("measuring drift")
-    drift = _drift(references, directory / ANSWERS, decoder(subject.tokenizer))
+    if isinstance(references, TensorCases):
+        drift = tensor_drift(references, directory / ANSWERS)
+    else:
+        drift = _drift(references, directory / ANSWERS, decoder(subject.tokenizer))
     gates += drift_gates(drift, criteria, subject.interface.vocabulary)
     if "batch_cosine_min" in result:
         gates += (batch_gate(float(result["batch_cosine_min"]), criteria),)
@@ -167,8 +174,9 @@ def run_child(
     directory: Path,
     work: Work = "judge",
     launch: Launch | None = None,
+    cases: Path | None = None,
 ) -> Run:
-    """Run a bundle's child in `directory`, which is empty. Nothing that the child does raises here."""
+    """Run a bundle's child in `directory`, which is empty. cases: a plain module's inputs. Nothing that the child does raises here."""
     request = {
         "work": work,
         "format": subject.format,
@@ -178,6 +186,7 @@ def run_child(
         "execution_provider": configuration.execution_provider,
         "profile": {"compute_unit": subject.compute_unit},
         "sequences": sequences,
+        "cases": None if cases is None else str(cases.absolute()),
         "output": str(directory),
     }
     path = directory / "request.json"
@@ -270,8 +279,10 @@ def _drift(references: ReferenceSet, answers: Path, decode: Decode | None) -> Dr
     )
 
 
-def difference(references: ReferenceSet, answers: Path, others: Path) -> Drift:
+def difference(references: References, answers: Path, others: Path) -> Drift:
     """Of the answers in one run's directory, those of another against them."""
+    if isinstance(references, TensorCases):
+        return difference_of(references, answers, others)
     indices = range(len(references.sequences))
     a, b = ([np.load(where / f"{index:04d}.npy", mmap_mode="r") for index in indices] for where in (answers, others))
     return _compare(references, a, b)

@@ -8,7 +8,6 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgeq.core.artifact import Interface, WeightLocation
-from edgeq.core.model import ModelInfo
 from edgeq.core.target import TargetProfile
 from edgeq.files import write_atomic
 from edgeq.lowering.capture import CapturedModel, capture
@@ -70,16 +69,17 @@ def onnx_model(captured: CapturedModel, weights: Weights, builder: GraphBuilder,
         for name in captured.program.graph_signature.user_inputs:
             signature.declare(str(name), ["batch_size", "sequence_length"])
     results = Translator(captured, weights, signature, CONVERTERS).run()
-    graph = _assemble(signature, data, results, store.info)
+    graph = assemble(signature, data, signature.graph_outputs(results, store.info))
     interface = _interface(store, signature, graph, context_length)
     return OnnxModel(graph=graph, data=data, weights=weights.placed(), interface=interface)
 
 
-def _assemble(signature: Signature, data: ExternalData, results: list[ir.Value], info: ModelInfo) -> ir.Model:
+def assemble(signature: Signature, data: ExternalData, outputs: list[ir.Value]) -> ir.Model:
+    """The model of all nodes that lead to named outputs."""
     builder = signature.graph
     graph = ir.Graph(
         signature.graph_inputs(),
-        signature.graph_outputs(results, info),
+        outputs,
         nodes=builder.nodes,
         opset_imports={"": OPSET, MICROSOFT: 1},
         name="edgeq",

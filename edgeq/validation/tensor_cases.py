@@ -1,0 +1,157 @@
+"""The reference of a plain module: input tensors, and what the float and the dequantized module say to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeq.core.report import DriftSection, EmbeddingDrift, OutputDrift
+from edgeq.errors import CorruptInputError
+from edgeq.files import output_errors, save_array
+from edgeq.validation.drift import embedding_drift
+from edgeq.validation.reference_set import INPUTS_NAME
+
+Array = npt.NDArray[Any]
+INPUTS, FLOAT, DEQUANTIZED = "inputs", "float", "dequantized"
+PARTS = (INPUTS, FLOAT, DEQUANTIZED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorCases:
+    """A directory with `inputs.json`, and `inputs/NNNN-I.npy`, `float/NNNN-I.npy`, `dequantized/NNNN-I.npy`: tensor I of
+    case NNNN, in the interface's order."""
+
+    directory: Path
+    outputs: tuple[str, ...]
+    input_count: int
+    count: int
+
+    @classmethod
+    def open(cls, directory: Path) -> TensorCases:
+        """Raises CorruptInputError where a file is missing or unreadable."""
+        try:
+            data = json.loads((directory / INPUTS_NAME).read_text(encoding="utf-8"))
+            opened = cls(
+                directory=directory,
+                outputs=tuple(str(name) for name in data["outputs"]),
+                input_count=int(data["inputs"]),
+                count=int(data["cases"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _corrupt(directory, INPUTS_NAME) from error
+        if opened.count < 1 or opened.input_count < 1 or not opened.outputs:
+            raise _corrupt(directory, INPUTS_NAME)
+        return opened
+
+    def tensors(self, part: str, index: int) -> list[Array]:
+        """The tensors of a case, memory-mapped. Raises CorruptInputError."""
+        width = self.input_count if part == INPUTS else len(self.outputs)
+        return [self._read(path_of(self.directory / part, index, position)) for position in range(width)]
+
+    def write_subset(self, directory: Path, *, max_bytes: int = 4_000_000) -> None:
+        """The same layout in `directory`: the first cases up to about `max_bytes`, but at least one."""
+        written, kept = 0, 0
+        while kept < self.count and (kept == 0 or written < max_bytes):
+            for part in PARTS:
+                values = self.tensors(part, kept)
+                write_tensors(directory / part, kept, values)
+                written += sum(value.nbytes for value in values)
+            kept += 1
+        write_index(directory, outputs=self.outputs, inputs=self.input_count, cases=kept)
+
+    def _read(self, path: Path) -> Array:
+        try:
+            values: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise _corrupt(self.directory, f"{path.parent.name}/{path.name}") from error
+        return values
+
+
+def path_of(directory: Path, index: int, position: int) -> Path:
+    """Where tensor `position` of a case lies."""
+    return directory / f"{index:04d}-{position}.npy"
+
+
+def write_tensors(directory: Path, index: int, values: Sequence[Array]) -> None:
+    """Raises OutputError where the disk is full."""
+    with output_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    for position, value in enumerate(values):
+        save_array(path_of(directory, index, position), value)
+
+
+def write_index(directory: Path, *, outputs: Sequence[str], inputs: int, cases: int) -> None:
+    """`inputs.json`, which says what there is."""
+    text = json.dumps({"task": "module", "outputs": list(outputs), "inputs": inputs, "cases": cases}) + "\n"
+    with output_errors(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / INPUTS_NAME).write_text(text, encoding="utf-8")
+
+
+def tensor_drift(cases: TensorCases, answers: Path) -> DriftSection:
+    """The three drifts of an artifact that left its outputs in `answers`, as `write_tensors` does."""
+    artifact = TensorCases(
+        directory=answers.parent, outputs=cases.outputs, input_count=cases.input_count, count=cases.count
+    )
+    indices = range(cases.count)
+    original = [cases.tensors(FLOAT, index) for index in indices]
+    dequantized = [cases.tensors(DEQUANTIZED, index) for index in indices]
+    answered = [artifact.tensors(answers.name, index) for index in indices]
+    return DriftSection(
+        quantization=_compare(cases, original, dequantized),
+        lowering=_compare(cases, dequantized, answered),
+        total=_compare(cases, original, answered),
+    )
+
+
+def _compare(cases: TensorCases, a: Sequence[Sequence[Array]], b: Sequence[Sequence[Array]]) -> EmbeddingDrift:
+    """Each output on its own; the whole is as good as its worst output."""
+    each: dict[str, EmbeddingDrift] = {}
+    for position, name in enumerate(cases.outputs):
+        reference, candidate = ([case[position] for case in side] for side in (a, b))
+        for left, right in zip(reference, candidate, strict=True):
+            if left.shape != right.shape:
+                raise CorruptInputError(
+                    f"The output {name!r} has the shape {right.shape}, not {left.shape} as in the reference.",
+                    remedy="Export the bundle again.",
+                )
+        each[name] = embedding_drift(_answers(reference), _answers(candidate))
+    return EmbeddingDrift(
+        sentences=max(one.sentences for one in each.values()),
+        cosine_mean=min(one.cosine_mean for one in each.values()),
+        cosine_min=min(one.cosine_min for one in each.values()),
+        rank_correlation=min(one.rank_correlation for one in each.values()),
+        max_abs=max(one.max_abs for one in each.values()),
+        relative_error=max(one.relative_error for one in each.values()),
+        outputs={
+            name: OutputDrift(
+                cosine_mean=one.cosine_mean,
+                cosine_min=one.cosine_min,
+                relative_error=one.relative_error,
+                max_abs=one.max_abs,
+            )
+            for name, one in each.items()
+        },
+    )
+
+
+def _answers(values: Sequence[Array]) -> Array:
+    """float64 `[cases, n]`, one answer of the module per row; `[1, n]` where they are of different lengths, or single
+    numbers, whose direction says nothing."""
+    flat = [value.astype(np.float64).ravel() for value in values]
+    if len({len(row) for row in flat}) == 1 and len(flat[0]) > 1:
+        return np.stack(flat)
+    return np.concatenate(flat)[None]
+
+
+def _corrupt(directory: Path, what: str) -> CorruptInputError:
+    return CorruptInputError(
+        f"The reference in {directory} is incomplete: {what} is missing or unreadable.",
+        remedy="Export the bundle again.",
+    )
