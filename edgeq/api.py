@@ -125,7 +125,7 @@ def export(
 
 
 def load(path: str | Path | None = None, *, bits: int = 4, threads: int = 0) -> TextGenerator | Encoder | TensorModel:
-    """A language model with `generate(prompt)`, an encoder with `encode(sentences)`, or a plain module with `run(inputs)`.
+    """A language model with `generate(prompt)`, an encoder with `encode(sentences)`, a plain module with `run(inputs)`.
 
     path: a bundle that `edgeq export` wrote, whose files are checked first; or a Hugging Face directory, a hub id, or
     None for the demo model, which is then quantized to `bits` for this process. threads 0: one per core.

@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq import summary
-from edgeq.bundle.golden import Golden
+from edgeq.bundle.golden import Golden, module_golden
 from edgeq.bundle.seal import seal
 from edgeq.bundle.stage import bundle_name, stage
 from edgeq.core.recipe import Effort
 from edgeq.core.records import to_plain
 from edgeq.core.report import Report
+from edgeq.core.target import TargetProfile
 from edgeq.errors import UsageError
 from edgeq.models.examples import (
     Answers,
@@ -184,14 +185,16 @@ def _load(module: nn.Module, examples: Examples, directory: Path) -> _Loaded:
 def _bundle(loaded: _Loaded, store: QuantizedModel, job: Job, work: Path, progress: Progress) -> Report:
     from edgeq.lowering.onnx.module import lower_module
 
+    cases = None
+    if job.validate:
+        progress.stage("computing references")
+        cases = _references(loaded, store, created(work / "reference"))
     artifact = lower_module(loaded.captured, store, job.target, created(work / "artifact"), progress)
-    golden = Golden(task="module", tolerance=0.0, cases=())
+    golden = _golden(loaded, cases, job.target)
     with stage(artifact, store, job.target, golden, job.output, force=job.force) as staged:
-        if not job.validate:
+        if cases is None:
             measurement = summary.not_measured("validation was not asked for", staged.manifest)
         else:
-            progress.stage("computing references")
-            cases = _references(loaded, store, created(work / "reference"))
             cases.write_subset(staged.directory / VALIDATION)
             measurement = validate_bundle(
                 staged.directory,
@@ -208,18 +211,32 @@ def _bundle(loaded: _Loaded, store: QuantizedModel, job: Job, work: Path, progre
 
 def _references(loaded: _Loaded, store: QuantizedModel, directory: Path) -> TensorCases:
     """All cases with what the module says with its own weights and with the store's."""
-    write_index(
-        directory,
-        outputs=[spec.name for spec in loaded.captured.outputs],
-        inputs=len(loaded.examples.names),
-        cases=len(loaded.answers.cases),
+    from edgeq.lowering.module_capture import BATCH
+
+    outputs = loaded.captured.outputs
+    cases = TensorCases(
+        directory=directory,
+        outputs=tuple(spec.name for spec in outputs),
+        by_row=tuple(spec.shape[:1] == (BATCH,) for spec in outputs),
+        input_count=len(loaded.examples.names),
+        count=len(loaded.answers.cases),
     )
-    for index, (case, outputs) in enumerate(zip(loaded.answers.cases, loaded.answers.outputs, strict=True)):
+    for index, (case, said) in enumerate(zip(loaded.answers.cases, loaded.answers.outputs, strict=True)):
         write_tensors(directory / INPUTS, index, _arrays(case))
-        write_tensors(directory / FLOAT, index, _arrays(outputs))
-    for index, outputs in enumerate(dequantized_answers(loaded.module, loaded.examples, loaded.answers.cases, store)):
-        write_tensors(directory / DEQUANTIZED, index, _arrays(outputs))
-    return TensorCases.open(directory)
+        write_tensors(directory / FLOAT, index, _arrays(said))
+    for index, said in enumerate(dequantized_answers(loaded.module, loaded.examples, loaded.answers.cases, store)):
+        write_tensors(directory / DEQUANTIZED, index, _arrays(said))
+    write_index(directory, cases)
+    return cases
+
+
+def _golden(loaded: _Loaded, cases: TensorCases | None, target: TargetProfile) -> Golden:
+    """The example inputs, for the app's own smoke test; nothing without references."""
+    if cases is None:
+        return Golden(task="module", tolerance=0.0, cases=())
+    inputs = dict(zip(loaded.examples.names, cases.tensors(INPUTS, 0), strict=True))
+    outputs = dict(zip(cases.outputs, cases.tensors(DEQUANTIZED, 0), strict=True))
+    return module_golden(inputs, outputs, accuracy_level=target.accuracy_level)
 
 
 def dequantized_answers(
@@ -232,8 +249,8 @@ def dequantized_answers(
     own = {name: parameters[name].data for name in store.names()}
     try:
         for name in own:
-            values = store.dequantized(name) if store.is_quantized(name) else store.floating(name)
-            parameters[name].data = torch.from_numpy(np.array(values, dtype=np.float32))
+            stored = store.dequantized(name) if store.is_quantized(name) else store.floating(name)
+            parameters[name].data = torch.from_numpy(np.array(stored, dtype=np.float32))
         for case in cases:
             yield tuple(flat_outputs(examples.call(module, case)).values())
     finally:

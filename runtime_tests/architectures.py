@@ -6,7 +6,6 @@ python -m runtime_tests.architectures [--only 'bert*'] [--write]
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,12 +18,15 @@ from edgeq.errors import EdgeqError
 from runtime_tests.families import ENCODERS, GPT, HEADS, LANGUAGE_MODELS, WINDOW, Family, save_random
 from tests.readme import README
 
-BEGIN, END = "<!-- architectures: written by `python -m runtime_tests.architectures --write` -->", "<!-- end of table -->"
+BEGIN, END = (
+    "<!-- architectures: written by `python -m runtime_tests.architectures --write` -->",
+    "<!-- end of table -->",
+)
 HEADER = ("architecture", "task", "verdict", "lowering", "reason")
 BITS, TARGET, METHOD = 4, "android", "mse"
 ACCURACY_LEVEL = 1
-"""Float32 activations: the lowering's drift is then the conversion's alone, under limits that are tight. No kernel there
-multiplies with 8 bits, so that tables that are heads as well have 4."""
+"""Float32 activations: the lowering's drift is then the conversion's alone, under limits that are tight. No kernel
+multiplies with 8 bits there, so that tables that are heads as well have 4."""
 
 ARCHITECTURES: dict[str, Family] = {
     **{name: family for name, family in (LANGUAGE_MODELS | ENCODERS).items() if name == family.model_type},
@@ -46,11 +48,10 @@ ARCHITECTURES: dict[str, Family] = {
     "seed_oss": Family(model_type="seed_oss", options=HEADS),
     "mixtral": Family(model_type="mixtral", options={"num_local_experts": 4, "num_experts_per_tok": 2}),
     "qwen3_moe": Family(
-        model_type="qwen3_moe", options={**HEADS, "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
+        model_type="qwen3_moe",
+        options={**HEADS, "moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2},
     ),
-    "gpt_oss": Family(
-        model_type="gpt_oss", options={**WINDOW, "num_local_experts": 4, "num_experts_per_tok": 2}
-    ),
+    "gpt_oss": Family(model_type="gpt_oss", options={**WINDOW, "num_local_experts": 4, "num_experts_per_tok": 2}),
     "mamba": Family(model_type="mamba", options={"state_size": 8}),
     "openai-gpt": Family(model_type="openai-gpt", options=GPT),
     "camembert": Family(
@@ -133,7 +134,7 @@ def table(rows: Iterable[tuple[str, ...]]) -> str:
 
 def written_rows(readme: str) -> dict[str, tuple[str, ...]]:
     """The README's rows as cells, by architecture."""
-    lines = readme.split(BEGIN)[1].split(END)[0].strip().splitlines()[2:]
+    lines = readme.partition(BEGIN)[2].partition(END)[0].strip().splitlines()[2:]
     rows = [tuple(cell.strip() for cell in line.strip("|").split(" | ")) for line in lines]
     return {cells[0].strip("`"): cells for cells in rows}
 
@@ -161,4 +162,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

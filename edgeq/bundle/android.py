@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import assert_never
 
 from edgeq.bundle import android_executorch
 from edgeq.bundle.manifest import Manifest
@@ -13,6 +14,11 @@ from edgeq.core.artifact import Interface
 from edgeq.errors import InternalError
 
 _FED = {"input_ids", "attention_mask", "num_logits_to_keep", "token_type_ids"}
+_FEED_TOKENS = """\
+Token ids come from `tokenizer/tokenizer.json`, in the format of Hugging Face's tokenizers. On Android it is read by,
+for example, DJL's `ai.djl.huggingface:tokenizers` with `ai.djl.android:tokenizer-native`. The smoke test needs none."""
+_FEED_TENSORS = """\
+Names, types and shapes of the tensors are at the head of `EdgeqModel.kt`. The smoke test compares one small example."""
 _BASE_MODULE_BYTES = 200 * 10**6
 
 
@@ -57,6 +63,8 @@ def _texts(manifest: Manifest, directory: Path) -> dict[str, str]:
 
 
 def _check_inputs(interface: Interface) -> None:
+    if interface.task == "module":  # takes whatever tensors it was exported with
+        return
     other = {name for name in interface.inputs if not name.startswith("past_key_values.")} - _FED
     if interface.task == "text-generation" and not interface.cache:
         raise InternalError("The Kotlin sample needs a key-value cache.", remedy="Report this: teach templates/*.kt.")
@@ -88,6 +96,12 @@ def _bundle_kotlin(manifest: Manifest, runtime: str) -> str:
 def _model_kotlin(manifest: Manifest) -> str:
     interface = manifest.interface
     values = {"MODEL": manifest.model.removeprefix(f"{manifest.root}/"), "THREADS": str(manifest.runtime.threads)}
+    if interface.task == "module":
+        inputs = interface.tensors[: len(interface.inputs)]
+        lines = [f" * {spec.name}: {spec.dtype} {list(spec.shape)}" for spec in inputs]
+        lines += [f" * gives {spec.name}: {spec.dtype} {list(spec.shape)}" for spec in interface.tensors[len(inputs) :]]
+        names = {"INPUT": interface.inputs[0], "OUTPUT": interface.outputs[0]}
+        return fill("module.kt", {**values, **names, "SIGNATURE": "\n".join(lines).replace("'", "")})
     if interface.task == "feature-extraction":
         return fill("encoder.kt", {**values, "OUTPUT": interface.outputs[0]})
     cache = ",\n".join(f"            longArrayOf({heads}, {size})" for heads, size in interface.cache)
@@ -115,7 +129,6 @@ def _delivery(manifest: Manifest) -> str:
 
 
 def _readme(manifest: Manifest) -> str:
-    generator = manifest.interface.task == "text-generation"
     return fill(
         "android.md",
         {
@@ -125,8 +138,18 @@ def _readme(manifest: Manifest) -> str:
             "DELIVERY": _delivery(manifest),
             "REQUIRED_TEXT": size_text(required_bytes(manifest)),
             "LIMIT_TEXT": f"{manifest.profile.memory_limit_mib} MiB",
-            "USE": "val answer: LongArray = model.generate(promptIds, maxNewTokens = 64)"
-            if generator
-            else "val vector: FloatArray = model.encode(sentenceIds)",
+            "USE": _use(manifest.interface),
+            "FEED": _FEED_TENSORS if manifest.interface.task == "module" else _FEED_TOKENS,
         },
     )
+
+
+def _use(interface: Interface) -> str:
+    match interface.task:
+        case "text-generation":
+            return "val answer: LongArray = model.generate(promptIds, maxNewTokens = 64)"
+        case "feature-extraction":
+            return "val vector: FloatArray = model.encode(sentenceIds)"
+        case "module":
+            return f'model.run(mapOf("{interface.inputs[0]}" to tensor)).use {{ result -> /* result.get("...") */ }}'
+    assert_never(interface.task)

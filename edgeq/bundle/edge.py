@@ -24,6 +24,7 @@ def write(manifest: Manifest, directory: Path) -> None:
         },
     )
     pinned = "".join(f"{package}=={installed_version(package)}\n" for package in _REQUIREMENTS)
-    (directory / "run.py").write_text(template("run.py"), encoding="utf-8")
+    script = "run_module.py" if manifest.interface.task == "module" else "run.py"
+    (directory / "run.py").write_text(template(script), encoding="utf-8")
     (directory / "requirements.txt").write_text(pinned, encoding="utf-8")
     (directory / "edgeq.service").write_text(service, encoding="utf-8")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,9 @@ LONGEST = 32
 TOP = 5
 _LOGIT_TOLERANCE = {1: 0.02, 4: 0.3}
 _COSINE_TOLERANCE = {1: 1e-4, 4: 0.02}
+_ERROR_TOLERANCE = {1: 1e-2, 4: 0.2}
+LARGEST_TENSORS = 8192
+"""Numbers of a case, inputs and outputs together: about 100 KB of JSON."""
 
 Floats = npt.NDArray[np.floating]
 Decode = Callable[[Sequence[int]], str]
@@ -45,18 +49,36 @@ class Embedding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TensorValues:
+    """A tensor in row-major order. dtype: numpy's name of it."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorCase:
+    """A plain module's inputs and outputs by name."""
+
+    inputs: dict[str, TensorValues]
+    outputs: dict[str, TensorValues]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Golden:
     """The contents of `golden.json`.
 
     tolerance: for text-generation the largest |difference| of a listed logit, and the app's best token must be one of
-    `top_ids`; for feature-extraction the largest 1 - cosine. It allows for other kernels, not for other weights.
-    Without cases nothing was there to compare with, and a smoke test says so instead of passing.
+    `top_ids`; for feature-extraction the largest 1 - cosine; for a module the largest relative error of an output. It
+    allows for other kernels, not for other weights. Without cases nothing was there to compare with, or tensors too
+    large for such a file, and a smoke test says so instead of passing.
     """
 
     schema: int = GOLDEN_SCHEMA
     task: Task
     tolerance: float
-    cases: tuple[NextToken | Embedding, ...]
+    cases: tuple[NextToken | Embedding | TensorCase, ...]
 
     def to_json(self) -> str:
         return json.dumps(to_plain(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
@@ -81,6 +103,20 @@ def build_golden(
     if task == "text-generation":
         return _next_tokens(sequences, outputs, decode, accuracy_level)
     return _embeddings(sequences, outputs, decode, accuracy_level)
+
+
+def module_golden(
+    inputs: Mapping[str, npt.NDArray[Any]], outputs: Mapping[str, npt.NDArray[Any]], *, accuracy_level: int
+) -> Golden:
+    """One case of a plain module, none where its tensors are larger than LARGEST_TENSORS."""
+    fits = sum(values.size for values in (*inputs.values(), *outputs.values())) <= LARGEST_TENSORS
+    given, said = ({name: _tensor(values) for name, values in side.items()} for side in (inputs, outputs))
+    cases = (TensorCase(inputs=given, outputs=said),) if fits else ()
+    return Golden(task="module", tolerance=_ERROR_TOLERANCE[accuracy_level], cases=cases)
+
+
+def _tensor(values: npt.NDArray[Any]) -> TensorValues:
+    return TensorValues(dtype=str(values.dtype), shape=values.shape, values=tuple(values.ravel().tolist()))
 
 
 def text_decoder(tokenizer: Path | None) -> Decode:

@@ -105,6 +105,7 @@ def _use(manifest: Manifest) -> str:
         case "edge":
             generator = manifest.interface.task == "text-generation"
             words = '"Once upon a time"' if generator else '"A cat sleeps." "A kitten naps."'
+            words = "inputs.npz outputs.npz" if manifest.interface.task == "module" else words
             return (
                 "```sh\npython3 -m venv .venv && .venv/bin/pip install -r requirements.txt\n"
                 ".venv/bin/python run.py --check\n"

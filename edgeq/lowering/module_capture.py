@@ -123,8 +123,8 @@ def _axis(expression: str) -> str:
 
 
 def weight_uses(captured: CapturedModel) -> dict[str, set[str]]:
-    """How the graph uses each weight: as a `linear` `[out, in]`, a `turned` linear `[in, out]`, a table for `embedding`,
-    or for something `other`. Weights that nothing uses are left out."""
+    """How the graph uses each weight: as a `linear` `[out, in]`, a `turned` linear `[in, out]`, a table for an
+    `embedding`, or for something `other`. Weights that nothing uses are left out."""
     uses: dict[str, set[str]] = {}
     for node in captured.program.graph.nodes:
         name = captured.weight_names.get(node.name) if node.op == "placeholder" else None

@@ -113,14 +113,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     import torch
 
     before = {part: part.training for part in module.modules()}
-    is_fast = torch.backends.mha.get_fastpath_enabled()  # type: ignore[no-untyped-call]
-    torch.backends.mha.set_fastpath_enabled(False)  # type: ignore[no-untyped-call]
+    is_fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     module.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(is_fast)  # type: ignore[no-untyped-call]
+        torch.backends.mha.set_fastpath_enabled(is_fast)
         for part, training in before.items():
             part.training = training
 
@@ -144,6 +144,8 @@ def flat_outputs(output: object) -> dict[str, torch.Tensor]:
                 f"The module's output {name!r} is a {type(value).__name__}, not a tensor.",
                 remedy="Wrap the module in one that returns tensors only.",
             )
+        while name in named:
+            name += "_"
         named[name] = value
     if not named:
         raise UnsupportedModelError("The module returns nothing.", remedy="Return a tensor.")
@@ -222,5 +224,3 @@ def _other(value: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     if value.dim() == 0:
         return value
     return value.index_select(-1, torch.randperm(value.shape[-1], generator=generator))
-
-

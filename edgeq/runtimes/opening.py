@@ -70,9 +70,9 @@ def tokenizer_path(bundle: Path, manifest: Mapping[str, Any]) -> Path | None:
 
 
 def open_bundle(directory: Path, *, threads: int = 0) -> TextGenerator | Encoder | TensorModel:
-    """A bundle's model with its tokenizer, ready to generate or to encode; a plain module, ready to run. threads 0: one per core.
+    """A bundle's model with its tokenizer, ready to generate or to encode; a plain module, ready to run.
 
-    Raises UsageError, CorruptInputError, UnsafeInputError or RuntimeUnavailableError.
+    threads 0: one per core. Raises UsageError, CorruptInputError, UnsafeInputError or RuntimeUnavailableError.
     """
     manifest = read_manifest(directory)
     interface = read_interface(manifest.get("interface"))

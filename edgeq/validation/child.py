@@ -157,9 +157,7 @@ def _work(
     return {"speed": speed, **_answer(model, sequences, answers, format)}
 
 
-def _run_cases(
-    model: TensorModel, cases: TensorCases, stages: _Stages, output: Path, work: str
-) -> dict[str, Any]:
+def _run_cases(model: TensorModel, cases: TensorCases, stages: _Stages, output: Path, work: str) -> dict[str, Any]:
     """Time the first case; to judge, answer them all."""
 
     def answer(index: int) -> dict[str, npt.NDArray[Any]]:

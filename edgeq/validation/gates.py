@@ -63,8 +63,8 @@ LOWERING_MAX_ABS = 1e-3
 # Of a runtime that is not judged by its largest difference. XNNPACK rounds activations to int8 (a 2-layer model:
 # 1.3e-2, the same as torch's own int8 activations cost); Core ML computes in float16 on caches of float16.
 LOWERING_RELATIVE_ERROR: dict[Format, float] = {"executorch": 2e-2, "coreml": 1e-3}
-# Of a plain module's outputs: what keeps 1 - cosine within LOWERING_COSINE differs by 4.5 % at level 4, and an output may
-# be a small difference of large values; a wrong operator gives about 1.
+# Of a plain module's outputs: what keeps 1 - cosine within LOWERING_COSINE differs by 4.5 % at level 4, and an output
+# may be a small difference of large values; a wrong operator gives about 1.
 LOWERING_OUTPUT_ERROR = {4: 0.1, 1: 1e-3}
 # One padded batch against the same sentences alone: with int8 activations the last bit of a float can tip a rounding,
 # which later layers carry on (all-MiniLM, 8 bit, group 128: .99989). A mask that is not obeyed costs far more.

@@ -103,7 +103,7 @@ class ReferenceSet:
         path = self.directory / part / f"{index:04d}.npy"
         try:
             values: Values = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise _corrupt(self.directory, f"{part}/{path.name} is missing or unreadable") from error
         rows = (len(self.sequences[index]),)
         shapes_agree = values.shape[:1] == rows if self.task == "text-generation" else values.ndim in (1, 2)

@@ -176,7 +176,8 @@ def run_child(
     launch: Launch | None = None,
     cases: Path | None = None,
 ) -> Run:
-    """Run a bundle's child in `directory`, which is empty. cases: a plain module's inputs. Nothing that the child does raises here."""
+    """Run a bundle's child in `directory`, which is empty. cases: where a plain module's inputs are. Nothing that the
+    child does raises here."""
     request = {
         "work": work,
         "format": subject.format,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ PARTS = (INPUTS, FLOAT, DEQUANTIZED)
 
 @dataclass(frozen=True, kw_only=True)
 class TensorCases:
-    """A directory with `inputs.json`, and `inputs/NNNN-I.npy`, `float/NNNN-I.npy`, `dequantized/NNNN-I.npy`: tensor I of
-    case NNNN, in the interface's order."""
+    """A directory with `inputs.json`, and `inputs/NNNN-I.npy`, `float/NNNN-I.npy` and `dequantized/NNNN-I.npy`: tensor
+    I of case NNNN, in the interface's order. by_row: of each output, whether its first axis is the batch."""
 
     directory: Path
     outputs: tuple[str, ...]
+    by_row: tuple[bool, ...]
     input_count: int
     count: int
 
@@ -40,12 +41,13 @@ class TensorCases:
             opened = cls(
                 directory=directory,
                 outputs=tuple(str(name) for name in data["outputs"]),
+                by_row=tuple(bool(each) for each in data["by_row"]),
                 input_count=int(data["inputs"]),
                 count=int(data["cases"]),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _corrupt(directory, INPUTS_NAME) from error
-        if opened.count < 1 or opened.input_count < 1 or not opened.outputs:
+        if opened.count < 1 or opened.input_count < 1 or not 0 < len(opened.outputs) == len(opened.by_row):
             raise _corrupt(directory, INPUTS_NAME)
         return opened
 
@@ -63,12 +65,12 @@ class TensorCases:
                 write_tensors(directory / part, kept, values)
                 written += sum(value.nbytes for value in values)
             kept += 1
-        write_index(directory, outputs=self.outputs, inputs=self.input_count, cases=kept)
+        write_index(directory, replace(self, directory=directory, count=kept))
 
     def _read(self, path: Path) -> Array:
         try:
             values: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise _corrupt(self.directory, f"{path.parent.name}/{path.name}") from error
         return values
 
@@ -86,19 +88,17 @@ def write_tensors(directory: Path, index: int, values: Sequence[Array]) -> None:
         save_array(path_of(directory, index, position), value)
 
 
-def write_index(directory: Path, *, outputs: Sequence[str], inputs: int, cases: int) -> None:
+def write_index(directory: Path, cases: TensorCases) -> None:
     """`inputs.json`, which says what there is."""
-    text = json.dumps({"task": "module", "outputs": list(outputs), "inputs": inputs, "cases": cases}) + "\n"
+    index = {"outputs": cases.outputs, "by_row": cases.by_row, "inputs": cases.input_count, "cases": cases.count}
     with output_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / INPUTS_NAME).write_text(text, encoding="utf-8")
+        (directory / INPUTS_NAME).write_text(json.dumps({"task": "module", **index}) + "\n", encoding="utf-8")
 
 
 def tensor_drift(cases: TensorCases, answers: Path) -> DriftSection:
     """The three drifts of an artifact that left its outputs in `answers`, as `write_tensors` does."""
-    artifact = TensorCases(
-        directory=answers.parent, outputs=cases.outputs, input_count=cases.input_count, count=cases.count
-    )
+    artifact = replace(cases, directory=answers.parent)
     indices = range(cases.count)
     original = [cases.tensors(FLOAT, index) for index in indices]
     dequantized = [cases.tensors(DEQUANTIZED, index) for index in indices]
@@ -121,7 +121,9 @@ def _compare(cases: TensorCases, a: Sequence[Sequence[Array]], b: Sequence[Seque
                     f"The output {name!r} has the shape {right.shape}, not {left.shape} as in the reference.",
                     remedy="Export the bundle again.",
                 )
-        each[name] = embedding_drift(_answers(reference), _answers(candidate))
+        each[name] = embedding_drift(
+            *(_answers(side, by_row=cases.by_row[position]) for side in (reference, candidate))
+        )
     return EmbeddingDrift(
         sentences=max(one.sentences for one in each.values()),
         cosine_mean=min(one.cosine_mean for one in each.values()),
@@ -141,13 +143,13 @@ def _compare(cases: TensorCases, a: Sequence[Sequence[Array]], b: Sequence[Seque
     )
 
 
-def _answers(values: Sequence[Array]) -> Array:
-    """float64 `[cases, n]`, one answer of the module per row; `[1, n]` where they are of different lengths, or single
-    numbers, whose direction says nothing."""
-    flat = [value.astype(np.float64).ravel() for value in values]
-    if len({len(row) for row in flat}) == 1 and len(flat[0]) > 1:
-        return np.stack(flat)
-    return np.concatenate(flat)[None]
+def _answers(values: Sequence[Array], *, by_row: bool) -> Array:
+    """float64 `[answers, n]`: of each row of a batch, or of each case. Single numbers, whose direction says nothing,
+    are all one answer; so are outputs whose length depends on the batch otherwise."""
+    rows = [value.astype(np.float64).reshape(len(value) if by_row else 1, -1) for value in values]
+    if {row.shape[1] for row in rows} == {rows[0].shape[1]} != {1}:
+        return np.concatenate(rows)
+    return np.concatenate([row.ravel() for row in rows])[None]
 
 
 def _corrupt(directory: Path, what: str) -> CorruptInputError:

@@ -8,7 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeq.bundle.golden import CASES, LONGEST, TOP, Embedding, NextToken, build_golden, text_decoder
+from edgeq.bundle.golden import (
+    CASES,
+    LARGEST_TENSORS,
+    LONGEST,
+    TOP,
+    Embedding,
+    NextToken,
+    build_golden,
+    module_golden,
+    text_decoder,
+)
 from edgeq.errors import InternalError
 from tests.bundle.samples import bigram_table, write_source
 
@@ -23,7 +33,8 @@ def test_next_tokens_are_the_reference_s_best(tmp_path: Path) -> None:
     outputs = [rng.normal(size=(100, 50)).astype(np.float32) for _ in sequences]
     golden = build_golden("text-generation", sequences, outputs, decode=spell, accuracy_level=4)
     assert len(golden.cases) == CASES
-    assert [len(case.input_ids) for case in golden.cases] == [8, 16, 24, 32]
+    tokens = [case for case in golden.cases if isinstance(case, NextToken)]
+    assert [len(case.input_ids) for case in tokens] == [8, 16, 24, 32]
     for index, case in zip([0, 2, 4, 6], golden.cases, strict=True):
         assert isinstance(case, NextToken)
         length = len(case.input_ids)
@@ -31,7 +42,7 @@ def test_next_tokens_are_the_reference_s_best(tmp_path: Path) -> None:
         logits = outputs[index][length - 1]
         assert case.top_ids == tuple(np.argsort(-logits)[:TOP])
         np.testing.assert_allclose(case.top_logits, np.sort(logits)[::-1][:TOP], rtol=1e-5)
-    last = [outputs[index][len(case.input_ids) - 1] for index, case in zip([0, 2, 4, 6], golden.cases, strict=True)]
+    last = [outputs[index][len(case.input_ids) - 1] for index, case in zip([0, 2, 4, 6], tokens, strict=True)]
     spread = np.mean([logits.std() for logits in last])
     assert golden.tolerance == pytest.approx(0.3 * spread, rel=1e-4)
 
@@ -47,7 +58,7 @@ def test_tolerance_is_tighter_with_float_activations() -> None:
 def test_short_sequences_are_taken_whole() -> None:
     outputs = [np.eye(3, 8, dtype=np.float32)]
     golden = build_golden("text-generation", [[5, 6, 7]], outputs, decode=spell, accuracy_level=4)
-    assert [case.input_ids for case in golden.cases] == [(5, 6, 7)]
+    assert [case.input_ids for case in golden.cases if isinstance(case, NextToken)] == [(5, 6, 7)]
 
 
 def test_embeddings_are_of_whole_sentences() -> None:
@@ -90,3 +101,20 @@ def test_json_has_what_an_app_reads() -> None:
     assert set(plain) == {"schema", "task", "tolerance", "cases"}
     assert set(plain["cases"][0]) == {"text", "input_ids", "top_ids", "top_logits"}
     assert golden.to_json() == golden.to_json()
+
+
+def test_a_module_s_case_holds_its_tensors() -> None:
+    inputs = {"x": np.array([[1, 2], [3, 4]], dtype=np.int64)}
+    outputs = {"y": np.array([0.5, -0.25], dtype=np.float32)}
+    golden = module_golden(inputs, outputs, accuracy_level=1)
+    case = {
+        "inputs": {"x": {"dtype": "int64", "shape": [2, 2], "values": [1, 2, 3, 4]}},
+        "outputs": {"y": {"dtype": "float32", "shape": [2], "values": [0.5, -0.25]}},
+    }
+    assert json.loads(golden.to_json())["cases"] == [case]
+    assert golden.tolerance < module_golden(inputs, outputs, accuracy_level=4).tolerance / 10
+
+
+def test_large_tensors_make_no_golden_case() -> None:
+    large = {"x": np.zeros(LARGEST_TENSORS, dtype=np.float32)}
+    assert module_golden(large, {"y": np.zeros(1, dtype=np.float32)}, accuracy_level=4).cases == ()

@@ -29,7 +29,7 @@ def simplified(captured: CapturedModule) -> CapturedModule:
     changed = program.graph_signature.buffers_to_mutate or program.graph_signature.user_inputs_to_mutate
     if changed:
         raise UnsupportedModelError(
-            f"forward changes {next(iter(changed.values()))!r}, and an ONNX model keeps nothing from one run to the next.",
+            f"forward changes {next(iter(changed.values()))!r}, and an ONNX model keeps nothing between two runs.",
             remedy="Pass what is to be kept in and out of forward.",
         )
     return replace(captured, graph=replace(captured.graph, program=program))
