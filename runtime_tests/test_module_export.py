@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,11 +138,12 @@ def test_a_batch_that_the_module_fixes_stays_fixed(tmp_path: Path) -> None:
 
 def test_inputs_that_do_not_fit_are_named(mlp: tuple[Mlp, Report, Path]) -> None:
     model, x = opened(mlp[2]), np.zeros((2, 64), np.float32)
-    for inputs, message in (
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"x": x}, "takes shift, x, not x"),
         ({"x": x, "shift": x.astype(np.float64)}, "'shift' is float64"),
         ({"x": x, "shift": x[0]}, r"takes float32 \[batch, 64\]"),
-    ):
+    ]
+    for inputs, message in wrong:
         with pytest.raises(UsageError, match=message):
             model.run(inputs)
 

@@ -36,7 +36,8 @@ X = (torch.zeros(2, 64),)
     ],
 )
 def test_what_does_not_go_with_a_module(tmp_path: Path, options: dict[str, Any], message: str) -> None:
-    arguments = {"model": nn.Linear(64, 64), "example_inputs": X, "output": tmp_path / "bundle"} | options
+    arguments: dict[str, Any] = {"model": nn.Linear(64, 64), "example_inputs": X, "output": tmp_path / "bundle"}
+    arguments |= options
     with pytest.raises(UsageError, match=message):
         edgeq.export(**arguments)
     assert list(tmp_path.iterdir()) == []
