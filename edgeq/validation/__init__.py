@@ -29,7 +29,7 @@ from edgeq.validation.gates import Criteria, backend_gate, bundle_gate, same, ve
 from edgeq.validation.golden import tokenizer_problem
 from edgeq.validation.kernel_coverage import kernel_gates
 from edgeq.validation.reference_set import ReferenceSet
-from edgeq.validation.running import Judgement, RunLimits, run
+from edgeq.validation.running import Judgement, References, RunLimits, run
 from edgeq.validation.size_gates import size_gates
 from edgeq.validation.subject import VALIDATION, Subject
 from edgeq.validation.tensor_cases import TensorCases
@@ -109,7 +109,7 @@ def validate_bundle(
 def _run_all(
     subject: Subject,
     plan: Plan,
-    references: ReferenceSet,
+    references: References,
     criteria: Criteria,
     limits: RunLimits,
     *,

@@ -56,6 +56,10 @@ class TensorCases:
         width = self.input_count if part == INPUTS else len(self.outputs)
         return [self._read(path_of(self.directory / part, index, position)) for position in range(width)]
 
+    def leading(self, tokens: int | None) -> TensorCases:
+        """All cases: they are few, and no number of tokens."""
+        return self
+
     def write_subset(self, directory: Path, *, max_bytes: int = 4_000_000) -> None:
         """The same layout in `directory`: the first cases up to about `max_bytes`, but at least one."""
         written, kept = 0, 0
@@ -98,16 +102,24 @@ def write_index(directory: Path, cases: TensorCases) -> None:
 
 def tensor_drift(cases: TensorCases, answers: Path) -> DriftSection:
     """The three drifts of an artifact that left its outputs in `answers`, as `write_tensors` does."""
-    artifact = replace(cases, directory=answers.parent)
-    indices = range(cases.count)
-    original = [cases.tensors(FLOAT, index) for index in indices]
-    dequantized = [cases.tensors(DEQUANTIZED, index) for index in indices]
-    answered = [artifact.tensors(answers.name, index) for index in indices]
+    original, dequantized, answered = (
+        _outputs(cases, where) for where in (cases.directory / FLOAT, cases.directory / DEQUANTIZED, answers)
+    )
     return DriftSection(
         quantization=_compare(cases, original, dequantized),
         lowering=_compare(cases, dequantized, answered),
         total=_compare(cases, original, answered),
     )
+
+
+def difference_of(cases: TensorCases, answers: Path, others: Path) -> EmbeddingDrift:
+    """Of the outputs in `answers`, those in `others` against them."""
+    return _compare(cases, _outputs(cases, answers), _outputs(cases, others))
+
+
+def _outputs(cases: TensorCases, answers: Path) -> list[list[Array]]:
+    where = replace(cases, directory=answers.parent)
+    return [where.tensors(answers.name, index) for index in range(cases.count)]
 
 
 def _compare(cases: TensorCases, a: Sequence[Sequence[Array]], b: Sequence[Sequence[Array]]) -> EmbeddingDrift:
