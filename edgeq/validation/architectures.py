@@ -15,11 +15,12 @@ from edgeq.errors import RuntimeUnavailableError, UsageError
 from edgeq.progress import Progress
 from edgeq.runtimes.arm64.emulator import find_emulator, host_architecture
 from edgeq.runtimes.opening import runtime_of
+from edgeq.validation.child import ANSWERS
 from edgeq.validation.configurations import Configuration
 from edgeq.validation.gates import ENOUGH_TOKENS, Criteria, architecture_gate, verdict_of
 from edgeq.validation.launching import emulated_launch
 from edgeq.validation.limits import SamplerOnly
-from edgeq.validation.running import ANSWERS, Judgement, References, RunLimits, difference, run
+from edgeq.validation.running import Judgement, References, RunLimits, difference, run
 from edgeq.validation.subject import Subject
 from edgeq.validation.workplace import working_directory
 

@@ -107,8 +107,12 @@ def run(
     OutputError where the disk is full, CorruptInputError where the reference does not fit.
     """
     references = references.leading(configuration.tokens)
-    is_tensors = isinstance(references, TensorCases)
-    sequences, cases = ((), references.directory) if is_tensors else (references.sequences, None)
+    sequences: tuple[tuple[int, ...], ...]
+    cases: Path | None
+    if isinstance(references, TensorCases):
+        sequences, cases = (), references.directory
+    else:
+        sequences, cases = references.sequences, None
     work: Work = "answer" if launch is not None and launch.is_emulated else "judge"
     done = run_child(
         subject, configuration, sequences, limits, directory=directory, work=work, launch=launch, cases=cases

@@ -18,11 +18,12 @@ from edgeq.progress import SilentProgress
 from edgeq.runtimes.arm64.emulator import Emulator
 from edgeq.validation import architectures
 from edgeq.validation.architectures import WHOLE_REFERENCE, Plan, plan_for, unmet, with_architectures
+from edgeq.validation.child import ANSWERS
 from edgeq.validation.configurations import Configuration, configurations_of
 from edgeq.validation.gates import ENOUGH_TOKENS, Criteria, drift_gates, same
 from edgeq.validation.launching import Launch, emulated_launch, native_launch
 from edgeq.validation.reference_set import ReferenceSet
-from edgeq.validation.running import ANSWERS, Judgement
+from edgeq.validation.running import Judgement
 from edgeq.validation.subject import Subject
 from tests.validation.test_gates import GOOD, section
 from tests.validation.test_subject import make_manifest
