@@ -10,16 +10,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, assert_never
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.core.artifact import Interface
 from edgeq.core.target import Format
 from edgeq.errors import EdgeqError, OutputError, RuntimeUnavailableError
 from edgeq.files import NO_SPACE, save_array
 from edgeq.runtimes.generation import Encoder, Model, Opening, TextGenerator
-from edgeq.runtimes.opening import read_compute_unit, read_format, read_interface, runs_apart, runtime_of
+from edgeq.runtimes.opening import Runtime, read_compute_unit, read_format, read_interface, runs_apart, runtime_of
 from edgeq.runtimes.tensors import TensorModel
 from edgeq.validation.memory import DISK_FULL, LIMITED_FROM, MEMORY_REFUSED, announce, await_limit, held_bytes
 from edgeq.validation.tensor_cases import INPUTS, TensorCases, write_tensors
@@ -111,14 +112,7 @@ def _measure(request: dict[str, Any], output: Path) -> dict[str, Any]:
     model_path = Path(request["model"])
     if not is_apart:
         stages.load()
-    model: TextGenerator | Encoder | TensorModel
-    match interface.task:
-        case "text-generation":
-            model = runtime.open_generator(model_path, interface, opening)
-        case "feature-extraction":
-            model = runtime.open_encoder(model_path, interface, opening)
-        case "module":
-            model = TensorModel(model_path, interface, threads=opening.threads)
+    model = _opened(runtime, model_path, interface, opening)
     try:
         load_seconds = time.perf_counter() - stages.loading_since
         loaded = stages.held_bytes()
@@ -135,6 +129,19 @@ def _measure(request: dict[str, Any], output: Path) -> dict[str, Any]:
         "planned_memory": runtime.memory_by_part(model_path) if request["work"] == "judge" else {},
         "runtime_version": version,
     }
+
+
+def _opened(
+    runtime: Runtime, path: Path, interface: Interface, opening: Opening
+) -> TextGenerator | Encoder | TensorModel:
+    match interface.task:
+        case "text-generation":
+            return runtime.open_generator(path, interface, opening)
+        case "feature-extraction":
+            return runtime.open_encoder(path, interface, opening)
+        case "module":
+            return TensorModel(path, interface, threads=opening.threads)
+    assert_never(interface.task)
 
 
 def _work(

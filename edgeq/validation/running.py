@@ -213,11 +213,10 @@ def run_child(
         environment=launch.environment,
         timeout=limits.timeout,
     )
-    result_path = directory / "result.json"
-    result = json.loads(result_path.read_text(encoding="utf-8")) if result_path.is_file() else {}
+    written = directory / "result.json"
     return Run(
         outcome=outcome,
-        result=result,
+        result=json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {},
         memory=None if launch.is_emulated else _memory(outcome, runtime_bytes),
     )
 
