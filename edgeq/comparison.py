@@ -9,7 +9,7 @@ from pathlib import Path
 from edgeq.bundle.manifest import Manifest
 from edgeq.core.artifact import WeightLocation
 from edgeq.core.comparison import BundlePair, Change, Comparison, Direction, GrowthLimit, SchemeChange
-from edgeq.core.report import LanguageDrift, Report, Verdict
+from edgeq.core.report import Report, Verdict
 from edgeq.core.scheme import Scheme
 from edgeq.errors import UsageError
 from edgeq.finding import Found, find_reports
@@ -28,8 +28,7 @@ class GrowthLimits:
 def _drift(report: Report) -> float | None:
     if report.drift is None:
         return None
-    total = report.drift.total
-    return total.kld_mean if isinstance(total, LanguageDrift) else 1.0 - total.cosine_mean
+    return report.drift.total.distance
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from edgeq.core.recipe import Recipe
 from edgeq.core.target import Format, TargetProfile
+from edgeq.core.task import takes_pixels
 from edgeq.errors import UnsupportedModelError
 from edgeq.models.blocks import BlockRunner
 from edgeq.models.source import SourceModel
 from edgeq.planning import calibration_for
 from edgeq.progress import Progress
 from edgeq.quantization import Selected, allocate, quantize, quantize_selected
-from edgeq.quantization.distillation import LARGEST_TRAINED
+from edgeq.quantization.distillation import LARGEST_TRAINED, TRAINABLE_TASKS
 from edgeq.quantization.methods import AUTO, DISTILL, RECONSTRUCT, REFIT
 from edgeq.store import QuantizedModel
 
@@ -42,6 +43,9 @@ def compose(model: SourceModel, recipe: Recipe) -> Composition:
     bits += [rule.scheme.bits for rule in rules]
     if min(bits) > CALIBRATED_BITS:
         return Composition(recipe=recipe, is_chosen=False)
+    if takes_pixels(model.info.task):
+        note = "quantized without calibration: the model takes images"
+        return Composition(recipe=recipe, is_chosen=False, note=note)
     try:
         BlockRunner(model, PROBE)
     except UnsupportedModelError as error:
@@ -62,7 +66,7 @@ def compose(model: SourceModel, recipe: Recipe) -> Composition:
 
 def _method(model: SourceModel, recipe: Recipe) -> str:
     largest = {"fast": 0, "default": TRAINED_BY_DEFAULT, "best": LARGEST_TRAINED}[recipe.effort]
-    if model.info.parameters <= largest:
+    if model.info.parameters <= largest and model.info.task in TRAINABLE_TASKS:
         return DISTILL
     return RECONSTRUCT if recipe.effort == "best" else REFIT
 

@@ -25,11 +25,13 @@ def profile_memory(
 
     bisect: find the smallest limit. context: measure lengths of the context under `memory_limit` bytes, by default the
     target's. backend: a memory limit by name, by default the best one of this machine. What cannot be measured is None,
-    with the reason. Raises UsageError where there is no bundle, or a limit of nothing.
+    with the reason. Raises UsageError where there is no bundle, a limit of nothing, or no context.
     """
     if memory_limit is not None and memory_limit <= 0:
         raise UsageError("The memory limit must be above 0.", remedy="Give a size such as 512MB.")
     manifest = read_manifest(bundle)
+    if context and manifest.interface.image is not None:
+        raise UsageError("A model of images has no context.", remedy="Ask for --bisect alone.")
     minimum, lengths = None, None
     try:
         measurement = MemoryMeasurement.of_bundle(bundle, backend=backend, progress=progress)

@@ -22,6 +22,7 @@ from edgeq.core.report import Report
 from edgeq.core.target import Architecture, Format, TargetProfile
 from edgeq.errors import OutputError, RuntimeUnavailableError, SourceNotFoundError, UsageError
 from edgeq.files import output_errors
+from edgeq.lowering import check_task
 from edgeq.lowering import lower as lower_to
 from edgeq.models.demo_model import DEMO_NAME
 from edgeq.models.evaluation import evaluation_inputs
@@ -187,7 +188,10 @@ def export_formats(
 def _run(model: str | Path | None, task: Task | None, job: Job, progress: Progress) -> tuple[Report, ...]:
     check_places(job)
     progress.stage("loading")
-    return build(load(model, task=task), job, progress)
+    source = load(model, task=task)
+    for format in job.formats:
+        check_task(source.info.task, format)
+    return build(source, job, progress)
 
 
 def quantize(
@@ -375,6 +379,7 @@ def _golden(store: QuantizedModel, references: ReferenceSet | None, target: Targ
         [references.dequantized_values(index) for index in range(len(references.sequences))],
         decode=text_decoder(store.source_directory / TOKENIZER_FILE),
         accuracy_level=target.accuracy_level,
+        image=store.info.image,
     )
 
 

@@ -23,6 +23,7 @@ from edgeq.models.source import SourceModel
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantization import allocate, needs_calibration, quantize, trains
 from edgeq.quantization.budget import Allocation, Choices, best_within, choices, smallest_within
+from edgeq.quantization.distillation import TRAINABLE_TASKS
 from edgeq.quantization.methods import plain_method
 from edgeq.validation.gates import check_drift_limit
 
@@ -31,8 +32,8 @@ AUTO_BITS: Auto = "auto"
 """In place of a number of bits: choose them for each weight, under the budget that the limits give."""
 SEQUENCES = 32
 LENGTH = 64
-CALIBRATION_SEQUENCES, CALIBRATION_TOKENS = {"text-generation": 128, "feature-extraction": 1024}, 256
-"""By task: an encoder's are sentences."""
+CALIBRATION_DOCUMENTS, CALIBRATION_SENTENCES, CALIBRATION_TOKENS = 128, 1024, 256
+"""Language models read stretches of text, all others sentences."""
 ATTEMPTS = 4
 CLOSE = 0.998
 """Share of the limit from which an allocation is close enough."""
@@ -130,7 +131,14 @@ def survey(
     *,
     calibration: Path | None = None,
 ) -> Choices:
-    """Measure what the weights of a model can do without, on `calibration` or the model's own text."""
+    """Measure what the weights of a model can do without, on `calibration` or the model's own text.
+
+    Raises UsageError for tasks whose answers it cannot weigh.
+    """
+    if model.info.task not in TRAINABLE_TASKS:
+        raise UsageError(
+            f"edgeq does not choose bits for {model.info.task}.", remedy="Give a number of bits, such as --bits 8."
+        )
     progress.stage("measuring sensitivity")
     sequences = calibration_inputs(
         model.directory,
@@ -287,6 +295,7 @@ def calibration_for(
         return ()
     progress.stage("reading calibration text" if text else "writing calibration text")
     own = model.info.task == "text-generation" and trains(plan)
+    sequences = CALIBRATION_DOCUMENTS if model.info.task == "text-generation" else CALIBRATION_SENTENCES
     sources = [text, None] if text is not None and own else [text]
     return tuple(
         sequence
@@ -295,7 +304,7 @@ def calibration_for(
             model.directory,
             model.info,
             source,
-            sequences=CALIBRATION_SEQUENCES[model.info.task],
+            sequences=sequences,
             length=CALIBRATION_TOKENS,
             progress=progress.advance,
         )

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from edgeq import cli, memory_profile, pipeline
+from edgeq.core.images import ImageInput
 from edgeq.core.memory_profile import ContextMemory, ContextPoint, MemoryProfile, MemoryTrial, MinimumMemory
 from edgeq.core.records import from_plain, to_plain
 from edgeq.core.report import Report, Verdict
@@ -17,7 +18,7 @@ from edgeq.errors import CorruptInputError, EdgeqError, RuntimeUnavailableError,
 from edgeq.memory_profile import profile_memory
 from edgeq.reports.memory_profile import fits, memory_profile_text
 from edgeq.validation.memory_profile import MemoryMeasurement
-from tests.bundle.samples import sealed_bundle
+from tests.bundle.samples import encoder_interface, sealed_bundle
 from tests.reports.samples import passed_report
 
 MIB = 1 << 20
@@ -241,3 +242,11 @@ def test_a_profile_that_is_missing_counts_where_it_is_required(
     library.report = replace(library.report, verdict=verdict)
     library.profile = MemoryProfile(reason=reason)
     assert cli.run(["validate", "b", "--bisect", "--json", *flags]) == code
+
+
+def test_a_model_of_images_has_no_context(tmp_path: Path) -> None:
+    image = ImageInput(channels=1, height=8, width=8, mean=(0.5,), std=(0.5,))
+    interface = replace(encoder_interface(), task="image-classification", inputs=("pixel_values",), image=image)
+    bundle = sealed_bundle(tmp_path, tmp_path / "bundle", interface=interface)
+    with pytest.raises(UsageError, match="no context"):
+        profile_memory(bundle, bisect=False, context=True)

@@ -173,7 +173,7 @@ def tiny_bert(
     model = BertModel(config)
     _randomize_biases(model)
     _save(model, directory, dtype)
-    _save_encoder_tokenizer(directory, vocabulary, context)
+    save_encoder_tokenizer(directory, vocabulary, context)
     if pooling != "none":
         save_sentence_modules(directory, pooling=pooling, normalize=normalize, dimension=hidden)
     return directory
@@ -227,7 +227,7 @@ def _save_causal_tokenizer(directory: Path, vocabulary: int) -> None:
     tokenizer.save_pretrained(directory)
 
 
-def _save_encoder_tokenizer(directory: Path, vocabulary: int, context: int) -> None:
+def save_encoder_tokenizer(directory: Path, vocabulary: int, context: int) -> None:
     tokenizer = _train_tokenizer([PAD, START, SEPARATOR], vocabulary)
     pair = [(START, tokenizer.token_to_id(START)), (SEPARATOR, tokenizer.token_to_id(SEPARATOR))]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {SEPARATOR}", special_tokens=pair)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from edgeq.building.configuration import Budgets, Limit
 from edgeq.core.report import (
     BackendSection,
+    ClassDrift,
     DriftSection,
     EmbeddingDrift,
     Gate,
@@ -130,7 +131,7 @@ def _above(count: int, limit: Limit) -> str:
 def _drift_gate(measured: _Measured, limit: Limit) -> Gate:
     total = None if measured.drift is None else measured.drift.total
     match total:
-        case LanguageDrift():
+        case LanguageDrift() | ClassDrift():
             return at_most("total_kld_mean", total.kld_mean, limit.limit)
         case EmbeddingDrift():
             return at_least("total_cosine_mean", total.cosine_mean, 1.0 - limit.limit)

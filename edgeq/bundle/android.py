@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import assert_never
 
-from edgeq.bundle import android_executorch
+from edgeq.bundle import android_executorch, answering_kotlin
 from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.memory import required_bytes
 from edgeq.bundle.text import fill, size_text
 from edgeq.core.artifact import Interface
+from edgeq.core.task import TASKS
 from edgeq.errors import InternalError
 
-_FED = {"input_ids", "attention_mask", "num_logits_to_keep", "token_type_ids"}
-_FEED_TOKENS = """\
-Token ids come from `tokenizer/tokenizer.json`, in the format of Hugging Face's tokenizers. On Android it is read by,
-for example, DJL's `ai.djl.huggingface:tokenizers` with `ai.djl.android:tokenizer-native`. The smoke test needs none."""
+_FED = {"input_ids", "attention_mask", "num_logits_to_keep", "token_type_ids", "pixel_values"}
 _FEED_TENSORS = """\
 Names, types and shapes of the tensors are at the head of `EdgeqModel.kt`. The smoke test compares one small example."""
 _BASE_MODULE_BYTES = 200 * 10**6
+_IDS = """\
+Token ids come from `tokenizer/tokenizer.json`, in the format of Hugging Face's tokenizers. On Android it is read by,
+for example, DJL's `ai.djl.huggingface:tokenizers` with `ai.djl.android:tokenizer-native`. The smoke test needs none."""
+_PIXELS = """\
+Pixels are ARGB, as `Bitmap.getPixels` gives them, of an image that the app has scaled to `EdgeqModel.WIDTH` x
+`EdgeqModel.HEIGHT`; `tokenizer/preprocessor_config.json`, where the checkpoint has one, says how it was cropped in
+training. Mean and deviation are taken off by the model's class."""
 
 
 def root(name: str) -> str:
@@ -102,8 +106,8 @@ def _model_kotlin(manifest: Manifest) -> str:
         lines += [f" * gives {spec.name}: {spec.dtype} {list(spec.shape)}" for spec in interface.tensors[len(inputs) :]]
         names = {"INPUT": interface.inputs[0], "OUTPUT": interface.outputs[0]}
         return fill("module.kt", {**values, **names, "SIGNATURE": "\n".join(lines).replace("'", "")})
-    if interface.task == "feature-extraction":
-        return fill("encoder.kt", {**values, "OUTPUT": interface.outputs[0]})
+    if interface.task != "text-generation":
+        return answering_kotlin.model_kotlin(interface, values)
     cache = ",\n".join(f"            longArrayOf({heads}, {size})" for heads, size in interface.cache)
     ends = ", ".join(f"{token}L" for token in interface.end_of_text_ids)
     return fill(
@@ -139,7 +143,7 @@ def _readme(manifest: Manifest) -> str:
             "REQUIRED_TEXT": size_text(required_bytes(manifest)),
             "LIMIT_TEXT": f"{manifest.profile.memory_limit_mib} MiB",
             "USE": _use(manifest.interface),
-            "FEED": _FEED_TENSORS if manifest.interface.task == "module" else _FEED_TOKENS,
+            "FEED": _feed(manifest.interface),
         },
     )
 
@@ -148,8 +152,17 @@ def _use(interface: Interface) -> str:
     match interface.task:
         case "text-generation":
             return "val answer: LongArray = model.generate(promptIds, maxNewTokens = 64)"
-        case "feature-extraction":
-            return "val vector: FloatArray = model.encode(sentenceIds)"
         case "module":
             return f'model.run(mapOf("{interface.inputs[0]}" to tensor)).use {{ result -> /* result.get("...") */ }}'
-    assert_never(interface.task)
+    return answering_kotlin.call(interface)
+
+
+def _feed(interface: Interface) -> str:
+    """Where what the model takes comes from."""
+    match TASKS[interface.task].takes:
+        case "tokens":
+            return _IDS
+        case "pixels":
+            return _PIXELS
+        case "tensors":
+            return _FEED_TENSORS

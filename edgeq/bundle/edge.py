@@ -9,6 +9,8 @@ from edgeq.bundle.text import fill, installed_version, template
 
 ROOT = "."
 _REQUIREMENTS = ("numpy", "onnxruntime", "tokenizers")
+_PILLOW = "pillow>=11\n"
+"""What reads image files. edgeq itself never does, so no version of it was tried."""
 
 
 def write(manifest: Manifest, directory: Path) -> None:
@@ -24,6 +26,8 @@ def write(manifest: Manifest, directory: Path) -> None:
         },
     )
     pinned = "".join(f"{package}=={installed_version(package)}\n" for package in _REQUIREMENTS)
+    if manifest.interface.image is not None:
+        pinned += _PILLOW
     script = "run_module.py" if manifest.interface.task == "module" else "run.py"
     (directory / "run.py").write_text(template(script), encoding="utf-8")
     (directory / "requirements.txt").write_text(pinned, encoding="utf-8")

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.core.images import ImageInput, is_mosaic, mosaic
 from edgeq.core.model import Task
 from edgeq.core.records import to_plain
+from edgeq.core.task import TASKS
 from edgeq.errors import InternalError
 
 GOLDEN_SCHEMA = 1
@@ -66,19 +68,48 @@ class TensorCase:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Classes:
+    """A text and the logits of its classes: those of the first token where each token has some."""
+
+    text: str
+    input_ids: tuple[int, ...]
+    logits: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureClasses:
+    """A mosaic and the logits of its classes. squares: its 16 x 16 squares in hex, row by row, red first; pixel (y, x)
+    of an image of the model's size is of square (16 y / height, 16 x / width), rounded down."""
+
+    squares: str
+    logits: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureEmbedding:
+    """A mosaic as in PictureClasses, and its vector."""
+
+    squares: str
+    embedding: tuple[float, ...]
+
+
+Case = NextToken | Embedding | Classes | PictureClasses | PictureEmbedding | TensorCase
+
+
+@dataclass(frozen=True, kw_only=True)
 class Golden:
     """The contents of `golden.json`.
 
     tolerance: for text-generation the largest |difference| of a listed logit, and the app's best token must be one of
-    `top_ids`; for feature-extraction the largest 1 - cosine; for a module the largest relative error of an output. It
-    allows for other kernels, not for other weights. Without cases nothing was there to compare with, or tensors too
-    large for such a file, and a smoke test says so instead of passing.
+    `top_ids`; for classifiers the largest |difference| of a logit; for vectors the largest 1 - cosine; for a module the
+    largest relative error of an output. It allows for other kernels, not for other weights. Without cases nothing was
+    there to compare with, or tensors too large for such a file, and a smoke test says so instead of passing.
     """
 
     schema: int = GOLDEN_SCHEMA
     task: Task
     tolerance: float
-    cases: tuple[NextToken | Embedding | TensorCase, ...]
+    cases: tuple[Case, ...]
 
     def to_json(self) -> str:
         return json.dumps(to_plain(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
@@ -91,18 +122,26 @@ def build_golden(
     *,
     decode: Decode,
     accuracy_level: int,
+    image: ImageInput | None = None,
 ) -> Golden:
     """Golden cases out of the dequantized reference.
 
-    outputs holds one array per sequence: logits `[tokens, vocabulary]`, an embedding `[dimension]`, or hidden states
-    `[tokens, dimension]`. accuracy_level is the target's and sets how far other kernels may differ.
+    outputs holds one array per sequence: logits `[tokens, vocabulary]`, an embedding `[dimension]`, hidden states
+    `[tokens, dimension]`, or logits of classes `[labels]`, `[tokens, labels]`. image: what a model of images takes;
+    its sequences are numbers of pictures. accuracy_level is the target's and sets how far other kernels may differ.
     Raises InternalError where there is nothing to choose from.
     """
     if not sequences or len(sequences) != len(outputs):
         raise InternalError("The reference run left no outputs for the golden file.", remedy="Report this.")
     if task == "text-generation":
         return _next_tokens(sequences, outputs, decode, accuracy_level)
-    return _embeddings(sequences, outputs, decode, accuracy_level)
+    tolerance = _COSINE_TOLERANCE[accuracy_level]
+    if TASKS[task].is_classifier:
+        size = float(np.sqrt(np.mean([np.mean(np.square(output, dtype=np.float64)) for output in outputs])))
+        tolerance = _short(_LOGIT_TOLERANCE[accuracy_level] * size)
+    chosen = _readable(sequences) if image is None else _drawable(sequences)
+    cases = tuple(_case(task, sequences[index], outputs[index], decode, image) for index in chosen)
+    return Golden(task=task, tolerance=tolerance, cases=cases)
 
 
 def module_golden(
@@ -152,19 +191,32 @@ def _next_tokens(
     return Golden(task="text-generation", tolerance=tolerance, cases=tuple(cases))
 
 
-def _embeddings(
-    sequences: Sequence[Sequence[int]], outputs: Sequence[Floats], decode: Decode, accuracy_level: int
-) -> Golden:
+def _case(task: Task, sequence: Sequence[int], output: Floats, decode: Decode, image: ImageInput | None) -> Case:
+    """One answer as it is to be: of several tokens the first one's."""
+    values = tuple(_short(value) for value in (output if output.ndim == 1 else output[0]))
+    classes = TASKS[task].is_classifier
+    if image is not None:
+        squares = mosaic(sequence[0], image.channels).tobytes().hex()
+        if classes:
+            return PictureClasses(squares=squares, logits=values)
+        return PictureEmbedding(squares=squares, embedding=values)
+    ids = tuple(int(token) for token in sequence)
+    if classes:
+        return Classes(text=decode(ids), input_ids=ids, logits=values)
+    return Embedding(text=decode(ids), input_ids=ids, embedding=values)
+
+
+def _drawable(sequences: Sequence[Sequence[int]]) -> list[int]:
+    """Pictures that a file of golden cases can hold."""
+    fitting = [index for index, sequence in enumerate(sequences) if is_mosaic(sequence[0])]
+    return [fitting[position] for position in _spread(len(fitting))]
+
+
+def _readable(sequences: Sequence[Sequence[int]]) -> list[int]:
+    """Short texts."""
     shortest_first = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
     fitting = [index for index in range(len(sequences)) if len(sequences[index]) <= LONGEST] or shortest_first[:CASES]
-    cases = []
-    for position in _spread(len(fitting)):
-        chosen = fitting[position]
-        output = np.asarray(outputs[chosen], dtype=np.float64)
-        vector = output if output.ndim == 1 else output[0]
-        ids = tuple(int(token) for token in sequences[chosen])
-        cases.append(Embedding(text=decode(ids), input_ids=ids, embedding=tuple(_short(value) for value in vector)))
-    return Golden(task="feature-extraction", tolerance=_COSINE_TOLERANCE[accuracy_level], cases=tuple(cases))
+    return [fitting[position] for position in _spread(len(fitting))]
 
 
 def _spread(count: int) -> list[int]:

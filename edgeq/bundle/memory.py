@@ -14,9 +14,12 @@ RUNTIME_BYTES = 64 * 2**20
 
 
 def required_bytes(manifest: Manifest) -> int:
-    """The model's files once (kernels may copy weights into their own layout), the key-value cache at full context as
-    the format holds it, and the runtime itself. Of several variants one is loaded: the largest counts."""
-    return model_bytes(manifest) + cache_bytes(manifest.interface, manifest.format) + RUNTIME_BYTES
+    """The model's files once (kernels may copy weights into their own layout), what the runtime unpacks of them, the
+    key-value cache at full context as the format holds it, and the runtime itself. Of several variants one is loaded:
+    the largest counts."""
+    unpacked = sum(location.unpacked_bytes for location in manifest.weights.values())
+    cache = cache_bytes(manifest.interface, manifest.format)
+    return model_bytes(manifest) + unpacked + cache + RUNTIME_BYTES
 
 
 def model_bytes(manifest: Manifest) -> int:

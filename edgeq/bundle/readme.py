@@ -96,6 +96,9 @@ def _browser_files(manifest: Manifest) -> list[tuple[str, str]]:
     ]
 
 
+_EDGE_WORDS = '"A cat sleeps." "A kitten naps."'
+
+
 def _use(manifest: Manifest) -> str:
     match manifest.surface:
         case "ios":
@@ -103,8 +106,8 @@ def _use(manifest: Manifest) -> str:
         case "android":
             return "Follow `android/README.md`: a folder for `assets/`, a Gradle snippet and two Kotlin files."
         case "edge":
-            generator = manifest.interface.task == "text-generation"
-            words = '"Once upon a time"' if generator else '"A cat sleeps." "A kitten naps."'
+            words = '"Once upon a time"' if manifest.interface.task == "text-generation" else _EDGE_WORDS
+            words = "cat.jpg kitten.jpg" if manifest.interface.image is not None else words
             words = "inputs.npz outputs.npz" if manifest.interface.task == "module" else words
             return (
                 "```sh\npython3 -m venv .venv && .venv/bin/pip install -r requirements.txt\n"

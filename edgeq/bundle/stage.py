@@ -39,6 +39,8 @@ _TOKENIZER_FILES = (
     "config.json",
     "generation_config.json",
     "sentence_bert_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
 )
 
 

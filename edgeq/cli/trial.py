@@ -1,4 +1,4 @@
-"""`edgeq run`: a bundle's continuation of a text, or the similarities that it sees between sentences."""
+"""`edgeq run`: a bundle's continuation of a text, its classes, or the similarities that it sees between sentences."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeq.cli import show
+from edgeq.core.task import TASKS
 from edgeq.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,6 +47,13 @@ def try_bundle(bundle: Path, *, prompts: Sequence[str], sampling: Sampling) -> N
         )
     if isinstance(model, TextGenerator):
         _continue(model, prompts or (PROMPT,), sampling)
+    elif model.interface.image is not None:
+        raise UsageError(
+            "This bundle takes images, and `edgeq run` reads texts.",
+            remedy="Use run.py of an edge bundle, or `edgeq.load(bundle).see(pixels)` in Python.",
+        )
+    elif TASKS[model.interface.task].is_classifier:
+        _classify(model, prompts or SENTENCES)
     else:
         _compare(model, prompts or SENTENCES)
 
@@ -64,6 +72,21 @@ def _continue(model: TextGenerator, prompts: Sequence[str], sampling: Sampling) 
     for text in pieces:
         show.piece(text)
     show.line("")
+
+
+def _classify(model: Encoder, texts: Sequence[str]) -> None:
+    """The most likely class of each text and its probability; of a single logit, how likely it is to be true."""
+    import numpy as np
+
+    logits = model.encode(list(texts)).astype(np.float64)
+    if logits.shape[1] == 1:
+        logits = np.concatenate([logits, np.zeros_like(logits)], axis=1)
+    chances = np.exp(logits - logits.max(axis=1, keepdims=True))
+    chances /= chances.sum(axis=1, keepdims=True)
+    single = len(model.interface.labels) == 1
+    for row, text in zip(chances, texts, strict=True):
+        best = 0 if single else int(row.argmax())
+        show.line(f"{row[best]:6.1%}  {model.interface.labels[best]}  {text}")
 
 
 def _compare(model: Encoder, sentences: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeq.core.images import ImageInput
 from edgeq.core.model import Pooling, Task
 from edgeq.core.scheme import Codebook, ScaleDtype
 from edgeq.core.target import Format
@@ -40,6 +41,7 @@ class Interface:
     inputs and outputs are tensor names in graph order. The key-value cache of layer N goes in as
     `past_key_values.N.key|value` `[batch, key_value_heads, past, head_size]` and comes out as `present.N.key|value`.
     `cache` lists `(key_value_heads, head_size)` per layer; empty for encoders. Batches are padded on the right.
+    `image` says what `pixel_values` are, None where a model takes tokens; `labels` name a classifier's classes.
     `tensors` describes the inputs, then the outputs, of a plain module, which has no vocabulary and no context.
     """
 
@@ -55,6 +57,8 @@ class Interface:
     normalize: bool = False
     dimension: int | None = None
     tensors: tuple[TensorSpec, ...] = ()
+    image: ImageInput | None = None
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +69,8 @@ class WeightLocation:
     and indices of buffers in a `.pte`, values of a Core ML program. `rows` are the rows `[start, stop)` of them that
     belong to this weight, as several may be stored one below the other. `shape` is `(outputs, inputs)`. `codebook_kind`
     and `palette_rows` are the scheme's; the scales of a palette are all 1 and nowhere. `container_bits` is what a code
-    takes there, where that is more than `bits`: the runtime has no kernel for so few.
+    takes there, where that is more than `bits`: the runtime has no kernel for so few. `is_unpacked`: the runtime makes
+    float32 of it once, when it loads the model, and computes with that.
     """
 
     bits: int
@@ -81,6 +86,12 @@ class WeightLocation:
     codebook_kind: Codebook | None = None
     palette_rows: int | None = None
     container_bits: int | None = None
+    is_unpacked: bool = False
+
+    @property
+    def unpacked_bytes(self) -> int:
+        """What it takes in memory beside the file."""
+        return 4 * self.shape[0] * self.shape[1] if self.is_unpacked else 0
 
     @property
     def stored_bits(self) -> int:
@@ -95,6 +106,23 @@ def container_notes(weights: Mapping[str, WeightLocation], kernels: str) -> tupl
         f"{count} weights of {bits} bits are stored in {stored} bits a code: {kernels} have none for fewer"
         for (bits, stored), count in sorted(found.items())
     )
+
+
+def unpacking_notes(weights: Mapping[str, WeightLocation]) -> tuple[str, ...]:
+    """For the report: which weights are small in the file alone."""
+    unpacked = [one for one in weights.values() if one.is_unpacked]
+    if not unpacked:
+        return ()
+    stored, held = sum(map(_code_bytes, unpacked)), sum(one.unpacked_bytes for one in unpacked)
+    return (
+        f"{len(unpacked)} convolutions are stored in {unpacked[0].bits} bits, whatever the linears have, and unpacked "
+        "to float32 once, when ONNX Runtime loads the model, as it has no kernels for packed ones: the download is "
+        f"small ({stored / 2**20:.1f} MiB), their memory and speed are those of float32 ({held / 2**20:.1f} MiB)",
+    )
+
+
+def _code_bytes(location: WeightLocation) -> int:
+    return location.shape[0] * location.shape[1] * location.stored_bits // 8
 
 
 @dataclass(frozen=True, kw_only=True)

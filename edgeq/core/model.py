@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+from edgeq.core.images import ImageInput
 from edgeq.core.recipe import Role
 
 TextGeneration = Literal["text-generation"]
-Task = Literal["text-generation", "feature-extraction", "module"]
+Task = Literal[
+    "text-generation",
+    "feature-extraction",
+    "text-classification",
+    "token-classification",
+    "image-classification",
+    "image-feature-extraction",
+    "module",
+]
 """What a model is for. `module` is a plain torch module: tensors in, tensors out, no tokens."""
 Pooling = Literal["none", "mean", "cls", "max", "lasttoken"]
 
@@ -40,7 +50,13 @@ class WeightInfo:
 
     @property
     def outputs_inputs(self) -> tuple[int, int]:
-        """`(outputs, inputs)` of a matrix, whichever way round the checkpoint stores it."""
+        """`(outputs, inputs)` of a matrix, whichever way round the checkpoint stores it.
+
+        The filters of a convolution are its rows: `[out, in / groups, height, width]` counts as
+        `(out, in / groups * height * width)`.
+        """
+        if self.role == "convolution":
+            return self.shape[0], math.prod(self.shape[1:])
         return self.shape[1 - self.input_axis], self.shape[self.input_axis]
 
 
@@ -50,7 +66,8 @@ class ModelInfo:
 
     `weights` are keyed by the torch module's parameter names; a tied copy is not listed there but in `tied`,
     which maps the copy's name to the name that is stored. `revision` is the hub commit, or the sha256 of config
-    and weight headers for a local directory.
+    and weight headers for a local directory. `image`: what a model of images takes; `labels`: the names of a
+    classifier's classes, in the order of its logits.
     """
 
     source: str
@@ -65,6 +82,8 @@ class ModelInfo:
     pooling: Pooling = "none"
     normalize: bool = False
     context_length: int | None = None
+    image: ImageInput | None = None
+    labels: tuple[str, ...] = ()
 
     @property
     def float_bytes(self) -> int:

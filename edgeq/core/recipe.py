@@ -7,8 +7,9 @@ from typing import Literal
 
 from edgeq.core.scheme import Scheme
 
-Role = Literal["linear", "embedding", "head", "other"]
-"""What a weight is for: `head` is the output projection to the vocabulary, `other` is never quantized."""
+Role = Literal["linear", "embedding", "head", "convolution", "other"]
+"""What a weight is for: `head` is the output projection to the vocabulary, `convolution` a filter bank over more than
+one channel, `other` is never quantized."""
 Effort = Literal["fast", "default", "best"]
 """How much time quantizing may take."""
 

@@ -102,6 +102,29 @@ class LanguageDrift:
     max_abs: float
     relative_error: float
 
+    @property
+    def distance(self) -> float:
+        """The one number that limits are about."""
+        return self.kld_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassDrift:
+    """Divergence of class probabilities over `answers` inputs, tokens where each has a class, in nats; where there is
+    one logit, of it being true or not. max_abs and relative_error compare logits."""
+
+    answers: int
+    kld_mean: float
+    kld_max: float
+    top1_agreement: float
+    max_abs: float
+    relative_error: float
+
+    @property
+    def distance(self) -> float:
+        """The one number that limits are about."""
+        return self.kld_mean
+
 
 @dataclass(frozen=True, kw_only=True)
 class OutputDrift:
@@ -115,9 +138,9 @@ class OutputDrift:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingDrift:
-    """Agreement of `sentences` embeddings; `rank_correlation` is Spearman's over all pairwise similarities.
-    Of a plain module `sentences` are the answers that were compared, `outputs` its outputs, and the rest is the worst
-    of those."""
+    """Agreement of `sentences` embeddings, or as many images'; `rank_correlation` is Spearman's over all pairwise
+    similarities. Of a plain module `sentences` are the answers that were compared, `outputs` its outputs, and the rest
+    is the worst of those."""
 
     sentences: int
     cosine_mean: float
@@ -127,8 +150,13 @@ class EmbeddingDrift:
     relative_error: float
     outputs: dict[str, OutputDrift] = field(default_factory=dict)
 
+    @property
+    def distance(self) -> float:
+        """The one number that limits are about."""
+        return 1.0 - self.cosine_mean
 
-Drift = LanguageDrift | EmbeddingDrift
+
+Drift = LanguageDrift | ClassDrift | EmbeddingDrift
 
 
 @dataclass(frozen=True, kw_only=True)

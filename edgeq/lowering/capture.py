@@ -22,12 +22,14 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from edgeq.core.model import ModelInfo
+from edgeq.core.task import takes_pixels
 from edgeq.errors import UnsupportedModelError
 from edgeq.lowering import operators
 from edgeq.lowering.patches import Table, patched
 from edgeq.lowering.quiet import quiet_torch
 from edgeq.models.architecture import build_module, parameters_on_meta
 from edgeq.models.pooling import SentenceEmbedding
+from edgeq.models.task_modules import task_module
 
 IMPLEMENTATION = "edgeq"
 
@@ -36,9 +38,11 @@ IMPLEMENTATION = "edgeq"
 class CapturedModel:
     """The graph and what it leaves implicit.
 
-    Parameters are placeholders, named by `weight_names` (placeholder -> name in the module); `constants` are the
-    values of the buffers, by placeholder. `tables` are the rotary tables that `rope_tables` nodes index.
-    `plain` says that attention was not captured whole, but as the operations it is made of.
+    Parameters, and buffers that a checkpoint holds, are placeholders, named by `weight_names` (placeholder -> name in
+    the module); `constants` are the values of the other buffers, by placeholder. `tables` are the rotary tables that
+    `rope_tables` nodes index.
+    `plain` says that attention was not captured whole, but as the operations it is made of; a model without attention
+    is never plain.
     """
 
     program: ExportedProgram
@@ -46,6 +50,15 @@ class CapturedModel:
     constants: dict[str, torch.Tensor]
     tables: list[Table]
     plain: bool
+
+
+@dataclass(frozen=True)
+class _Example:
+    """An input to trace with: its shape, and which of its axes are dynamic; None is all."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.int64
+    dynamic: tuple[int, ...] | None = None
 
 
 class _NeedsPlainCaptureError(Exception):
@@ -178,6 +191,7 @@ def _capture(
 ) -> CapturedModel:
     attended_layers: set[int] = set()
     updated_layers: set[int] = set()
+    images = takes_pixels(info.task)
     with _attention_interface(attended_layers), torch.no_grad():
         with parameters_on_meta():
             implementation = None if plain else IMPLEMENTATION
@@ -188,45 +202,50 @@ def _capture(
             fake_mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
             program = _export(wrapper, inputs, fake_mode)
     cached = updated_layers if info.task == "text-generation" else attended_layers
-    if not plain and (not attended_layers or cached != attended_layers):
+    if not plain and not images and (not attended_layers or cached != attended_layers):
         raise _NeedsPlainCaptureError
     signature = program.graph_signature
-    constants = {
-        placeholder: buffers[name.removeprefix("model.")] for placeholder, name in signature.inputs_to_buffers.items()
-    }
+    read = {placeholder: name.removeprefix("model.") for placeholder, name in signature.inputs_to_buffers.items()}
+    # what a checkpoint holds of a buffer is in the store: the statistics of a batch norm
+    stored = {p: name for p, name in read.items() if name in info.weights and buffers[name].is_floating_point()}
+    constants = {placeholder: buffers[name] for placeholder, name in read.items() if placeholder not in stored}
     constants |= {p: program.constants[name] for p, name in signature.inputs_to_lifted_tensor_constants.items()}
     weight_names = {p: name.removeprefix("model.") for p, name in signature.inputs_to_parameters.items()}
     return CapturedModel(
-        program=program, weight_names=weight_names, constants=constants, tables=patches.tables, plain=plain
+        program=program, weight_names=weight_names | stored, constants=constants, tables=patches.tables, plain=plain
     )
 
 
 def _wrapped(
     info: ModelInfo, model: nn.Module, updated_layers: set[int], *, plain: bool, token_vectors: bool
-) -> tuple[nn.Module, dict[str, tuple[int, ...]]]:
-    """The module to trace, and its inputs as name -> example shape; every axis is dynamic."""
-    if info.task == "text-generation":
-        inputs: dict[str, tuple[int, ...]] = {"input_ids": (2, 8), "attention_mask": (2, 16)}
-        return _LanguageModel(model, updated_layers, plain=plain), inputs | {
-            "position_ids": (2, 8),
-            "kept_positions": (5,),
-        }
-    both = token_vectors and info.pooling != "none"
-    wrapper = (_SentenceAndTokens if both else SentenceEmbedding)(model, info.pooling, info.normalize)
+) -> tuple[nn.Module, dict[str, _Example]]:
+    """The module to trace, and its inputs by name."""
+    wrapper = task_module(info.task, model, info.pooling, info.normalize)
+    if wrapper is None:
+        inputs = {"input_ids": _Example((2, 8)), "attention_mask": _Example((2, 16)), "position_ids": _Example((2, 8))}
+        return _LanguageModel(model, updated_layers, plain=plain), inputs | {"kept_positions": _Example((5,))}
+    if info.image is not None:
+        shape = (2, info.image.channels, info.image.height, info.image.width)
+        return wrapper, {"pixel_values": _Example(shape, torch.float32, dynamic=(0,))}
+    if token_vectors and info.pooling != "none":
+        wrapper = _SentenceAndTokens(model, info.pooling, info.normalize)
     accepted = inspect.signature(model.forward).parameters
     names = ["input_ids", "attention_mask"] + (["token_type_ids"] if "token_type_ids" in accepted else [])
-    return wrapper, dict.fromkeys(names, (2, 8))
+    return wrapper, dict.fromkeys(names, _Example((2, 8)))
 
 
-def _export(wrapper: nn.Module, inputs: dict[str, tuple[int, ...]], fake_mode: FakeTensorMode) -> ExportedProgram:
+def _export(wrapper: nn.Module, inputs: dict[str, _Example], fake_mode: FakeTensorMode) -> ExportedProgram:
     with fake_mode:
         for part in wrapper.modules():
             for name, parameter in part._parameters.items():
                 if parameter is not None:
                     fake = torch.empty(parameter.shape, dtype=parameter.dtype)
                     part._parameters[name] = nn.Parameter(fake, requires_grad=False)
-        examples = tuple(torch.ones(shape, dtype=torch.int64) for shape in inputs.values())
-    dynamic = tuple(dict.fromkeys(range(len(shape)), Dim.DYNAMIC) for shape in inputs.values())
+        examples = tuple(torch.ones(one.shape, dtype=one.dtype) for one in inputs.values())
+    dynamic = tuple(
+        dict.fromkeys(range(len(one.shape)) if one.dynamic is None else one.dynamic, Dim.DYNAMIC)
+        for one in inputs.values()
+    )
     try:
         with quiet_torch():
             return torch.export.export(wrapper, examples, dynamic_shapes=dynamic, strict=False)

@@ -124,7 +124,7 @@ def _axis(expression: str) -> str:
 
 def weight_uses(captured: CapturedModel) -> dict[str, set[str]]:
     """How the graph uses each weight: as a `linear` `[out, in]`, a `turned` linear `[in, out]`, a table for an
-    `embedding`, or for something `other`. Weights that nothing uses are left out."""
+    `embedding`, the filters of a `convolution`, or for something `other`. Weights that nothing uses are left out."""
     uses: dict[str, set[str]] = {}
     for node in captured.program.graph.nodes:
         name = captured.weight_names.get(node.name) if node.op == "placeholder" else None
@@ -135,13 +135,17 @@ def weight_uses(captured: CapturedModel) -> dict[str, set[str]]:
 
 _aten = torch.ops.aten
 _TURNING = (_aten.t.default, _aten.numpy_T.default, _aten.transpose.int, _aten.permute.default)
+_CONVOLVING = (_aten.conv2d.default, _aten.conv2d.padding)
 _RIGHT = {_aten.mm.default: 1, _aten.matmul.default: 1, _aten.addmm.default: 2}
 
 
 def _kinds(node: torch.fx.Node, user: torch.fx.Node) -> set[str]:
-    if node.meta["val"].dim() != 2:
-        return {"other"}
     places = [index for index, argument in enumerate(user.args) if argument is node]
+    shape = node.meta["val"].shape
+    if user.target in _CONVOLVING and places == [1] and shape[1] > 1:  # else depthwise
+        return {"convolution"}
+    if len(shape) != 2:
+        return {"other"}
     if user.target == _aten.linear.default and places == [1]:
         return {"linear"}
     if user.target == _aten.embedding.default and places == [0]:

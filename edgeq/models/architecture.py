@@ -6,10 +6,11 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, assert_never
 
 from edgeq.core.model import Task
-from edgeq.errors import CorruptInputError, SourceNotFoundError, UnsafeInputError, UnsupportedModelError
+from edgeq.core.task import TASKS, takes_pixels
+from edgeq.errors import CorruptInputError, InternalError, SourceNotFoundError, UnsafeInputError, UnsupportedModelError
 from edgeq.models.checkpoint import inside, read_json
 from edgeq.models.sentence_modules import MODULES_FILE
 
@@ -76,28 +77,40 @@ def _refuse_unusable(directory: Path, raw: dict[str, Any]) -> None:
 
 def detect_task(directory: Path) -> Task:
     """What the checkpoint was made for: modules.json or an encoder gives feature-extraction, a causal language model
-    text-generation. Raises UnsupportedModelError for every other architecture."""
+    text-generation, a head that classifies its task. Raises UnsupportedModelError for every other architecture."""
     config = read_config(directory)
     if (directory / MODULES_FILE).exists():
         return "feature-extraction"
-    from transformers.models.auto import modeling_auto
-
     architecture = next(iter(config.architectures or ()), None)
     if architecture is None:
         raise UnsupportedModelError(
             f"{CONFIG_FILE} names no architecture.", remedy='Add one, such as "architectures": ["LlamaForCausalLM"].'
         )
-    if architecture in _class_names(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
-        return "text-generation"
-    encoders = _class_names(modeling_auto.MODEL_MAPPING_NAMES) | _class_names(
-        modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
-    )
-    if architecture in encoders | _class_names(modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES):
-        return "feature-extraction"
+    for task, mappings in _made_for().items():
+        if any(architecture in _class_names(mapping) for mapping in mappings):
+            return task
     raise UnsupportedModelError(
-        f"{architecture} is neither a causal language model nor a text encoder.",
-        remedy="edgeq exports text-generation and feature-extraction models.",
+        f"{architecture} has no head that edgeq knows.", remedy=f"edgeq exports models for {', '.join(TASKS)}."
     )
+
+
+def _made_for() -> dict[Task, tuple[Mapping[str, str | Sequence[str]], ...]]:
+    """Which classes make a checkpoint one for a task; the first task that fits counts, as base models are in several of
+    transformers' mappings."""
+    from transformers.models.auto import modeling_auto as auto
+
+    return {
+        "text-generation": (auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,),
+        "text-classification": (auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,),
+        "token-classification": (auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,),
+        "image-classification": (auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,),
+        "image-feature-extraction": (auto.MODEL_FOR_IMAGE_MAPPING_NAMES,),
+        "feature-extraction": (
+            auto.MODEL_MAPPING_NAMES,
+            auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES,
+            auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        ),
+    }
 
 
 def _class_names(mapping: Mapping[str, str | Sequence[str]]) -> set[str]:
@@ -118,7 +131,7 @@ def build_module(
 
     config = read_config(directory)
     model_class = _model_class(config, task)
-    options: dict[str, Any] = {"dtype": torch.float32, **construction_options(model_class)}
+    options: dict[str, Any] = {"dtype": torch.float32, **construction_options(model_class, config, task)}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     try:
@@ -128,9 +141,10 @@ def build_module(
         raise UnsupportedModelError(
             f"transformers cannot build {model_class.__name__} ({_first_line(error)}).", remedy="Check config.json."
         ) from error
-    if module.main_input_name != "input_ids":
+    wanted, kind = ("pixel_values", "images") if takes_pixels(task) else ("input_ids", "text")
+    if module.main_input_name != wanted:
         raise UnsupportedModelError(
-            f"{model_class.__name__} takes {module.main_input_name}, not text.", remedy="Use a text model."
+            f"{model_class.__name__} takes {module.main_input_name}, not {kind}.", remedy=f"Use a model of {kind}."
         )
     module.requires_grad_(False)
     module.train(False)
@@ -177,7 +191,7 @@ def load_module(directory: Path, task: Task, *, dtype: str) -> tuple[PreTrainedM
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
-            **construction_options(model_class),
+            **construction_options(model_class, config, task),
         )
     except Exception as error:
         raise CorruptInputError(
@@ -187,36 +201,60 @@ def load_module(directory: Path, task: Task, *, dtype: str) -> tuple[PreTrainedM
     return module.eval(), tuple(sorted(report["missing_keys"]))
 
 
-def construction_options(model_class: type[PreTrainedModel]) -> dict[str, Any]:
-    """Leaves out the pooler, whose output no task here reads; sentence-transformers models often ship it untrained."""
-    accepted = inspect.signature(model_class.__init__).parameters
-    return {"add_pooling_layer": False} if "add_pooling_layer" in accepted else {}
+def construction_options(model_class: type[PreTrainedModel], config: PreTrainedConfig, task: Task) -> dict[str, Any]:
+    """Leaves out a learned pooler, which only pre-training used: sentence-transformers models often ship it untrained,
+    and vision models without it. Poolers without weights stay: they are how ConvNets end."""
+    import torch
+
+    if "add_pooling_layer" not in inspect.signature(model_class.__init__).parameters:
+        return {}
+    if not takes_pixels(task):
+        return {"add_pooling_layer": False}
+    with torch.device("meta"):
+        pooler = getattr(model_class._from_config(config), "pooler", None)  # type: ignore[no-untyped-call]
+    return {"add_pooling_layer": pooler is not None and next(pooler.parameters(), None) is None}
 
 
 def _model_class(config: PreTrainedConfig, task: Task) -> type[PreTrainedModel]:
-    from transformers.models.auto import modeling_auto
     from transformers.models.auto.auto_factory import _get_model_class
 
-    # the mapping for text encoding gives T5's encoder alone; for most types it is the base model
-    encodes_text = type(config) in modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING
-    if config.is_encoder_decoder and (task == "text-generation" or not encodes_text):
+    mapping, encodes_text = _mapping(config, task)
+    if config.is_encoder_decoder and not encodes_text:
         raise UnsupportedModelError(
             f"{config.model_type} is an encoder with a decoder.", remedy="Use a decoder-only or an encoder-only model."
         )
-    if task == "text-generation":
-        mapping = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING
-    elif encodes_text:
-        mapping = modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING
-    else:
-        mapping = modeling_auto.MODEL_MAPPING
     if type(config) not in mapping:
         raise UnsupportedModelError(
             f"transformers has no {task} model of type {config.model_type!r}.", remedy="Choose another model or task."
         )
-    if task == "feature-extraction":
+    if task != "text-generation":
         config.use_cache = False
     model_class: type[PreTrainedModel] = _get_model_class(config, mapping)  # type: ignore[no-untyped-call]
     return model_class
+
+
+def _mapping(config: PreTrainedConfig, task: Task) -> tuple[Any, bool]:
+    """transformers' classes for a task by configuration, and whether they encode text: that mapping gives T5's encoder
+    alone; for most types it is the base model."""
+    from transformers.models.auto import modeling_auto as auto
+
+    match task:
+        case "text-generation":
+            return auto.MODEL_FOR_CAUSAL_LM_MAPPING, False
+        case "text-classification":
+            return auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, False
+        case "token-classification":
+            return auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING, False
+        case "image-classification":
+            return auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING, False
+        case "image-feature-extraction":
+            return auto.MODEL_FOR_IMAGE_MAPPING, False
+        case "feature-extraction":
+            encodes_text = type(config) in auto.MODEL_FOR_TEXT_ENCODING_MAPPING
+            return auto.MODEL_FOR_TEXT_ENCODING_MAPPING if encodes_text else auto.MODEL_MAPPING, encodes_text
+        case "module":
+            raise InternalError("A plain module has no class of transformers'.", remedy="Report this.")
+    assert_never(task)
 
 
 def context_length(config: PreTrainedConfig) -> int | None:

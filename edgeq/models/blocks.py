@@ -22,8 +22,8 @@ from edgeq.core.model import ModelInfo
 from edgeq.errors import EdgeqError, InternalError, UsageError
 from edgeq.models.architecture import build_module, parameters_on_meta
 from edgeq.models.chain import Call, Chain, Extras, Step, find_blocks, refusal, same_calls, split_output
-from edgeq.models.pooling import SentenceEmbedding
 from edgeq.models.roles import shared_names, stored_tensors
+from edgeq.models.task_modules import task_module
 from edgeq.models.tokens import LARGEST_LOGITS
 
 BATCH_TOKENS = 2048
@@ -73,8 +73,7 @@ class BlockRunner:
         self._prefix, self._blocks = find_blocks(self._module)
         self._names = _stored_names(self._module)
         self._refuse_shared_blocks()
-        is_encoder = info.task == "feature-extraction"
-        self._encoder = SentenceEmbedding(self._module, info.pooling, info.normalize) if is_encoder else None
+        self._encoder = task_module(info.task, self._module, info.pooling, info.normalize)
         self.batches = _batches(sequences, self._batch_tokens())
         self._calls: list[Sequence[Call]] = []
         self._probe_calls: list[Call] = []

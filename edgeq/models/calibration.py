@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from edgeq.core.model import ModelInfo
+from edgeq.core.task import takes_pixels
 from edgeq.errors import UsageError
 from edgeq.models.self_text import write_sequences
 from edgeq.models.tokens import (
@@ -48,12 +49,17 @@ def calibration_inputs(
     what the tokenizer puts before a text; encoders take its lines. In a `.jsonl` file each line is {"text": ...} or a
     list of token ids. None: a language model writes the sequences itself (the whole float model is in memory
     meanwhile, `progress` hears of its tokens), an encoder takes edgeq's own sentences, which the evaluation never uses.
-    Raises UsageError for a text that is too short or unreadable, CorruptInputError for ids outside the vocabulary.
+    Raises UsageError for a text that is too short or unreadable and for models of images, CorruptInputError for
+    ids outside the vocabulary.
     """
+    if takes_pixels(info.task):
+        raise UsageError(
+            "edgeq does not calibrate models of images.", remedy="Use a method without calibration: mse, rtn or hqq."
+        )
     length = min(length, info.context_length or length)
     vocabulary = vocabulary_size(info)
     encode = load_tokenizer(directory)
-    is_encoder = info.task == "feature-extraction"
+    is_encoder = info.task != "text-generation"
     if text is not None and text.suffix == JSONL:
         found = _spread(_documents(text, encode, length, whole=is_encoder), sequences)
     elif text is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeq.core.model import ModelInfo
+from edgeq.core.task import takes_pixels
+from edgeq.errors import UsageError
 from edgeq.models.tokens import (
     DATA,
     LARGEST_LOGITS,
@@ -20,6 +22,7 @@ from edgeq.models.tokens import (
 LONGEST_SEQUENCE = 256
 TOKENS = 2048
 SENTENCES = 64
+PICTURES = 32
 LARGEST_TEXT = 2**20
 
 
@@ -27,10 +30,15 @@ def evaluation_inputs(directory: Path, info: ModelInfo, text: Path | None = None
     """Token sequences for the model's task, from `text` (UTF-8; one sentence per line for encoders) or built-in text.
 
     Language models: windows of at most 256 tokens, spread over the text, about 2,048 tokens in all (fewer where the
-    logits would pass 600 MB), each behind the begin-of-text token if the tokenizer adds one. Encoders: at most 64
-    sentences. Without a tokenizer the ids are random, but always the same.
+    logits would pass 600 MB), each behind the begin-of-text token if the tokenizer adds one. Other models of text: at
+    most 64 sentences. Models of images: the numbers of 32 pictures (`edgeq.core.images`), one in each sequence. Without
+    a tokenizer the ids are random, but always the same.
     Raises UsageError for a text that is too short or unreadable, CorruptInputError for ids outside the vocabulary.
     """
+    if takes_pixels(info.task):
+        if text is not None:
+            raise UsageError("A model of images reads no text.", remedy="Leave --evaluation out.")
+        return tuple((number,) for number in range(PICTURES))
     vocabulary = vocabulary_size(info)
     longest = min(LONGEST_SEQUENCE, info.context_length or LONGEST_SEQUENCE)
     encode = load_tokenizer(directory)

@@ -70,6 +70,8 @@ def role_of(kinds: set[str]) -> WeightRole:
         return WeightRole(role="linear")
     if kinds == {"turned"}:
         return WeightRole(role="linear", input_axis=0)
+    if kinds == {"convolution"}:
+        return WeightRole(role="convolution")
     if kinds in ({"embedding"}, {"embedding", "linear"}):
         return WeightRole(role="embedding")
     return WeightRole(role="other")

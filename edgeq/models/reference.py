@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeq.core.images import pictures
 from edgeq.core.model import Task
+from edgeq.core.task import takes_pixels
 from edgeq.errors import (
     EXIT_BAD_INPUT,
     EXIT_INTERNAL,
@@ -57,8 +59,10 @@ def run_reference(
 ) -> None:
     """Write `inputs.json`, `float/0000.npy` ... and, with a store, `dequantized/0000.npy` ... into `output`.
 
-    Each array is float32: logits `[tokens, vocabulary]`, or the pooled and normalised embedding `[dimension]`
-    (`[tokens, dimension]` without pooling). Raises what went wrong in the child, with its last line as the message.
+    Each array is float32: logits `[tokens, vocabulary]`, the pooled and normalised embedding `[dimension]`
+    (`[tokens, dimension]` without pooling), or a classifier's logits `[labels]`, `[tokens, labels]` for tokens. For
+    models of images each of `sequences` is the number of one of edgeq's pictures. Raises what went wrong in the child,
+    with its last line as the message.
     """
     request = ReferenceRequest(
         source=str(source.resolve()),
@@ -168,21 +172,26 @@ def _forward_all(model: torch.nn.Module, request: ReferenceRequest, directory: P
     """One forward per sequence, with a mask of ones; `directory/0000.npy` and so on."""
     import torch
 
-    from edgeq.models.pooling import SentenceEmbedding
+    from edgeq.models.architecture import read_config
+    from edgeq.models.preprocessing import read_image_input
     from edgeq.models.sentence_modules import read_pooling
+    from edgeq.models.task_modules import task_module
 
     with output_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    encoder = None
-    if request.task == "feature-extraction":
-        encoder = SentenceEmbedding(model, *read_pooling(Path(request.source)))
+    source, task = Path(request.source), request.task
+    pooling = read_pooling(source) if task == "feature-extraction" else ("none", False)
+    image = read_image_input(source, read_config(source))[0] if takes_pixels(task) else None
+    whole = task_module(task, model, *pooling)
     for index, sequence in enumerate(request.sequences):
         input_ids = torch.tensor([sequence], dtype=torch.int64)
         mask = torch.ones_like(input_ids)
-        if encoder is None:
+        if image is not None and whole is not None:
+            result = whole(torch.from_numpy(pictures(list(sequence), image)))[0]
+        elif whole is None:
             result = model(input_ids=input_ids, attention_mask=mask, use_cache=False).logits[0]
         else:
-            result = encoder(input_ids, mask)[0]
+            result = whole(input_ids, mask)[0]
         save_array(directory / f"{index:04d}.npy", result.numpy())
 
 

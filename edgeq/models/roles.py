@@ -35,6 +35,8 @@ def weight_roles(module: PreTrainedModel) -> dict[str, WeightRole]:
             roles[id(part.weight)] = WeightRole(role="linear")
         elif isinstance(part, Conv1D):
             roles[id(part.weight)] = WeightRole(role="linear", input_axis=0)
+        elif isinstance(part, nn.Conv2d) and part.in_channels > part.groups:  # else depthwise: few weights, all exposed
+            roles[id(part.weight)] = WeightRole(role="convolution")
     head = module.get_output_embeddings()  # type: ignore[no-untyped-call]
     if isinstance(head, nn.Linear):
         roles[id(head.weight)] = WeightRole(role="head")
@@ -70,6 +72,8 @@ def _embedding_tables(module: PreTrainedModel) -> list[int]:
     """
     from torch import nn
 
+    if getattr(module, "main_input_name", "input_ids") != "input_ids":
+        return []
     words = module.get_input_embeddings()
     if not isinstance(words, nn.Embedding):
         return []

@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from edgeq.core.model import ModelInfo, Task, WeightInfo
+from edgeq.core.task import TASKS, takes_pixels
 from edgeq.errors import SourceNotFoundError, UnsupportedModelError
 from edgeq.models.architecture import CONFIG_FILE, build_module, context_length, detect_task, read_config
 from edgeq.models.checkpoint import inside, open_checkpoint, read_json
 from edgeq.models.demo_model import DEMO_NAME, demo_directory
 from edgeq.models.hub import is_hub_id, snapshot
 from edgeq.models.identity import licence, revision
+from edgeq.models.preprocessing import PREPROCESSOR_FILE, PROCESSOR_FILE, read_image_input
 from edgeq.models.roles import WeightRole, shared_names, weight_roles
 from edgeq.models.sentence_modules import pooling_files, read_pooling
 from edgeq.models.weights import Weights, find_weights
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedConfig
 
 SENTENCE_FILE = "sentence_bert_config.json"
 COMPANIONS = (
@@ -37,6 +40,8 @@ COMPANIONS = (
     "spiece.model",
     "sentencepiece*.model",
     SENTENCE_FILE,
+    PREPROCESSOR_FILE,
+    PROCESSOR_FILE,
     "config_sentence_transformers.json",
     "chat_template*",
     "LICENSE*",
@@ -80,6 +85,7 @@ def load(source: str | Path | None, *, task: Task | None = None) -> SourceModel:
         hashed = pool.submit(revision, directory, checkpoint.files)
         module = build_module(directory, task)
     weights, notes = find_weights(directory, task, module, checkpoint)
+    image, assumed = read_image_input(directory, config) if takes_pixels(task) else (None, ())
     described = {name: _describe(name, role, weights) for name, role in weight_roles(module).items()}
     length = context_length(config)
     info = ModelInfo(
@@ -95,8 +101,18 @@ def load(source: str | Path | None, *, task: Task | None = None) -> SourceModel:
         pooling=pooling,
         normalize=normalize,
         context_length=length if task == "text-generation" else _encoder_length(directory, module, length),
+        image=image,
+        labels=labels_of(config, task),
     )
-    return SourceModel(info=info, directory=directory, notes=(*notes, *_float_note(info)), weights=weights)
+    return SourceModel(info=info, directory=directory, notes=(*notes, *assumed, *_float_note(info)), weights=weights)
+
+
+def labels_of(config: PreTrainedConfig, task: Task) -> tuple[str, ...]:
+    """The names of a classifier's classes in the order of its logits; empty for other tasks."""
+    if not TASKS[task].is_classifier:
+        return ()
+    names = {int(index): str(name) for index, name in (config.id2label or {}).items()}
+    return tuple(names.get(index, f"LABEL_{index}") for index in range(config.num_labels or 0))
 
 
 def locate(source: str | Path | None) -> tuple[Path, str]:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeq.core.model import ModelInfo, Task, WeightInfo
+from edgeq.core.task import takes_pixels
 from edgeq.models.architecture import build_module, context_length, detect_task, read_config
 from edgeq.models.checkpoint import INDEX_FILE, PICKLE_SUFFIXES, SINGLE_FILE
 from edgeq.models.identity import licence, revision
+from edgeq.models.preprocessing import read_image_input
 from edgeq.models.roles import shared_names, stored_tensors, weight_roles
 
 if TYPE_CHECKING:
@@ -65,6 +67,7 @@ def read_structure(directory: Path, label: str, task: Task | None = None) -> Str
         tied=shared_names(module),
         licence=licence(directory),
         context_length=context_length(config),
+        image=read_image_input(directory, config)[0] if takes_pixels(task) else None,
     )
     return Structure(info=info, cache=cache_of(config) if task == "text-generation" else ())
 

@@ -31,6 +31,9 @@ PALETTE_ROWS = (16, 8, 4, 2, 1)
 MOST_TRAINED_BITS = 4
 """Of a weight whose codes distillation moves."""
 SMALLEST_GROUP = 32
+FILTER_BITS = 8
+"""Of convolutions, with one scale per filter: ONNX Runtime unpacks them, so fewer bits would make a download smaller,
+and nothing else."""
 SMALL_MODEL = 1_000_000_000
 """Below this many parameters, embeddings and head are a large share of the error but a small one of the bytes."""
 SMALLEST_MATRIX = 1024
@@ -48,7 +51,8 @@ def allocate(
     """Resolve `recipe` for `model` and `target`, with schemes that each of `formats` (by default the target's first)
     can hold: ONNX holds all that there are, XNNPACK symmetric 4-bit groups and 8-bit channels, Core ML 16-bit scales.
 
-    Linears get `recipe.bits`; embeddings and the head `recipe.embedding_bits`, by default 8 with fewer than a thousand
+    Linears get `recipe.bits`; convolutions 8 unless `recipe.bits` are 16; embeddings and the head
+    `recipe.embedding_bits`, by default 8 with fewer than a thousand
     million parameters and `recipe.bits` above. Zero points are the default: with 4 bits they cost 1/8 bit and take 14 %
     off the squared error, and the kernels are as fast with them. A tied head and embedding are one tensor and share one
     scheme. The methods with codebooks are Core ML's; where the user has text (`has_text`), or with the effort "best",
@@ -128,7 +132,9 @@ class Grid:
 
 
 def _default_scheme(recipe: Recipe, info: ModelInfo, weight: WeightInfo, grid: Grid) -> Scheme:
-    bits = recipe.bits if weight.role == "linear" else _embedding_bits(recipe, info)
+    if weight.role == "convolution" and recipe.bits != FLOAT_BITS:
+        return Scheme(bits=FILTER_BITS, group_size=None, symmetric=True, scale_dtype=grid.scale_dtype)
+    bits = recipe.bits if weight.role in ("linear", "convolution") else _embedding_bits(recipe, info)
     if bits == FLOAT_BITS:
         return Scheme(bits=FLOAT_BITS)
     group_size = grid.group_size(bits, weight.outputs_inputs[1]) if recipe.group_size is None else recipe.group_size

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.core.model import ModelInfo
+from edgeq.core.model import ModelInfo, Task
 from edgeq.core.recipe import Effort
 from edgeq.core.tensor import QuantizedTensor
 from edgeq.errors import CorruptInputError, UnsupportedModelError
@@ -43,6 +43,8 @@ BEST_STEPS = 3
 instead of .00338."""
 HELD_OUT = 8
 """One in so many sequences is not trained on, and decides whether the result is kept."""
+TRAINABLE_TASKS: tuple[Task, ...] = ("text-generation", "feature-extraction")
+"""Those whose logits or vectors training moves towards the float model's."""
 LARGEST_TRAINED = 300_000_000
 """Parameters up to which a model is distilled: about 24 bytes each are in memory, and a step takes seconds."""
 SEED = 2
@@ -109,7 +111,11 @@ def distill(
 
 
 def check_size(info: ModelInfo) -> None:
-    """Raises UnsupportedModelError for models that are too large."""
+    """Raises UnsupportedModelError for models that are too large, or whose answers are no targets here."""
+    if info.task not in TRAINABLE_TASKS:
+        raise UnsupportedModelError(
+            f"edgeq does not train models for {info.task}.", remedy="Use the method refit, or one without calibration."
+        )
     if info.parameters > LARGEST_TRAINED:
         raise UnsupportedModelError(
             f"{info.parameters:,} parameters are too many to be trained together.",

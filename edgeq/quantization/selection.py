@@ -16,7 +16,7 @@ from edgeq.core.scheme import Scheme
 from edgeq.progress import Advance
 from edgeq.quantization.distillation import kl_divergence
 from edgeq.quantization.methods import CALIBRATED, function_for, plain_method
-from edgeq.quantization.stage import FloatModel, needs_calibration, quantize, to_float32
+from edgeq.quantization.stage import FloatModel, as_matrix, needs_calibration, quantize, to_float32
 from edgeq.store import QuantizedModel
 
 if TYPE_CHECKING:
@@ -128,9 +128,8 @@ def _rounding(model: FloatModel, plan: Plan) -> Read:
             return values
         if assignment.scheme.is_float:
             return to_float32(values).astype(np.float16)
-        turned = weight.input_axis == 0
-        matrix = to_float32(values.T if turned else values)
+        matrix = to_float32(as_matrix(values, weight))
         found = function_for(assignment.method, assignment.scheme)(matrix, assignment.scheme, name).dequantize()
-        return found.T if turned else found
+        return found.T if weight.input_axis == 0 else found.reshape(values.shape)
 
     return read

@@ -240,7 +240,7 @@ def _submit_chunks(
     values: npt.NDArray[Any], weight: WeightInfo, assignment: Assignment, pool: ThreadPoolExecutor
 ) -> list[Future[QuantizedTensor]]:
     """Start quantizing a matrix, a few rows or tables at a time, which do not influence one another."""
-    matrix = values.T if weight.input_axis == 0 else values
+    matrix = as_matrix(values, weight)
     outputs, inputs = matrix.shape
     scheme = assignment.scheme
     chunks = max(1, -(-outputs * inputs // CHUNK))
@@ -264,7 +264,7 @@ def _encode_parts(name: str, parts: list[QuantizedTensor]) -> EncodedTensor:
 def _encode_float(values: npt.NDArray[Any], weight: WeightInfo, assignment: Assignment | None) -> EncodedTensor:
     """float16 where the plan says 16 bits, else float32; integers and booleans stay what they are."""
     if values.dtype.kind in "biu":
-        return encode_float(weight.name, np.ascontiguousarray(values))
+        return encode_float(weight.name, np.asarray(values, order="C"))  # ascontiguousarray gives a number an axis
     floats = to_float32(values)
     # Buffers such as attention masks hold -inf on purpose.
     broken = ~np.isfinite(floats) if weight.is_matrix else np.isnan(floats)
@@ -282,6 +282,13 @@ def _encode_float(values: npt.NDArray[Any], weight: WeightInfo, assignment: Assi
     return encode_float(weight.name, floats.astype(np.float16))
 
 
+def as_matrix(values: npt.NDArray[Any], weight: WeightInfo) -> npt.NDArray[Any]:
+    """`[outputs, inputs]`, whichever way round the checkpoint stores it; of a convolution, one filter in each row."""
+    if weight.role == "convolution":
+        return values.reshape(weight.outputs_inputs)
+    return values.T if weight.input_axis == 0 else values
+
+
 def to_float32(values: npt.NDArray[Any]) -> FloatMatrix:
     """A contiguous float32 copy or view of float weights of any dtype, ml_dtypes' bfloat16 included."""
-    return np.ascontiguousarray(values.astype(np.float32, copy=False))
+    return np.asarray(values.astype(np.float32, copy=False), order="C")

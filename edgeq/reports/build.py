@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgeq.core.build import BUILD_SCHEMA, Build, CellResult
 from edgeq.core.records import from_plain
-from edgeq.core.report import Gate, LanguageDrift, Report, Verdict
+from edgeq.core.report import Gate, Report, Verdict
 from edgeq.errors import CorruptInputError, UsageError
 from edgeq.reports import figures
 from edgeq.reports.figures import VERDICT_WORDS
@@ -98,8 +98,7 @@ def _figures(cell: CellResult) -> tuple[str, ...]:
 def _drift(report: Report) -> str:
     if report.drift is None:
         return "-"
-    total = report.drift.total
-    return figures.number(total.kld_mean if isinstance(total, LanguageDrift) else 1.0 - total.cosine_mean)
+    return figures.number(report.drift.total.distance)
 
 
 def _remarks(cell: CellResult, *, named: bool = True) -> Iterator[str]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from edgeq.core.report import (
     ArchitectureDrift,
     BackendSection,
+    ClassDrift,
     Drift,
+    EmbeddingDrift,
     Gate,
     LanguageDrift,
     Report,
@@ -114,6 +116,8 @@ def drift(report: Report) -> FiguresTable | None:
     parts = (("quantization", section.quantization), ("lowering", section.lowering), ("total", section.total))
     if isinstance(section.total, LanguageDrift):
         columns: tuple[str, ...] = ("drift", "KL mean", "KL 99.9 %", "KL max", "same top-1", "perplexity")
+    elif isinstance(section.total, ClassDrift):
+        columns = ("drift", "KL mean", "KL max", "same top-1", "max |diff|")
     else:
         columns = ("drift", "cosine mean", "cosine min", "rank corr.", "max |diff|")
     return FiguresTable(columns=columns, rows=tuple((name, *_drift_cells(part)) for name, part in parts))
@@ -128,6 +132,8 @@ def _drift_cells(part: Drift) -> tuple[str, ...]:
             percent(part.top1_agreement),
             f"x {part.perplexity_ratio:.4f}",
         )
+    if isinstance(part, ClassDrift):
+        return number(part.kld_mean), number(part.kld_max), percent(part.top1_agreement), number(part.max_abs)
     return (
         f"{part.cosine_mean:.5f}",
         f"{part.cosine_min:.5f}",
@@ -146,7 +152,9 @@ def drift_sample(report: Report) -> str:
             f"KL divergence in nats per token over {total.tokens:,} tokens; "
             f"perplexity {number(total.perplexity_float)} -> {number(total.perplexity)}"
         )
-    return f"over {total.sentences:,} sentences"
+    if isinstance(total, ClassDrift):
+        return f"KL divergence of class probabilities in nats over {total.answers:,} answers"
+    return f"over {total.sentences:,} {'pictures' if report.model.task.startswith('image') else 'sentences'}"
 
 
 def architectures(report: Report) -> FiguresTable | None:
@@ -198,7 +206,7 @@ def speed(section: SpeedSection | None) -> str:
     if section.decode_tokens_per_second is not None:
         parts.append(f"decode {section.decode_tokens_per_second:,.0f} tokens/s")
     if section.latency_ms is not None:
-        parts.append(f"{number(section.latency_ms)} ms per sentence")
+        parts.append(f"{number(section.latency_ms)} ms per input")
     return ", ".join(parts)
 
 
@@ -234,13 +242,15 @@ def _backend_cells(backend: BackendSection, *, language: bool) -> tuple[str, ...
 
 
 def _mean(part: Drift) -> str:
-    return number(part.kld_mean) if isinstance(part, LanguageDrift) else f"{part.cosine_mean:.5f}"
+    return f"{part.cosine_mean:.5f}" if isinstance(part, EmbeddingDrift) else number(part.kld_mean)
 
 
 def backend_columns(report: Report) -> str:
     """What the columns of `backends` are, for a reader who has not seen them before."""
     if any(one.drift is not None and isinstance(one.drift.total, LanguageDrift) for one in report.backends):
         return "first: from a prompt to its first token; lowering and total: mean KL divergence"
+    if any(one.drift is not None and isinstance(one.drift.total, ClassDrift) for one in report.backends):
+        return "ms: one input; lowering and total: mean KL divergence"
     return "ms: one sentence; lowering and total: mean cosine"
 
 

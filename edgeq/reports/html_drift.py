@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from edgeq.core.details import TokenDivergence
-from edgeq.core.report import Drift, DriftSection, Gate, LanguageDrift
+from edgeq.core.report import Drift, DriftSection, EmbeddingDrift, Gate, LanguageDrift
 from edgeq.reports.figures import number
 from edgeq.reports.html_drawing import Across, drawing, logarithmic, powers, text, upright
 from edgeq.reports.html_markup import Child, Markup, classed, element
@@ -38,7 +38,9 @@ def drift_ranges(section: DriftSection, gates: Sequence[Gate]) -> Markup:
 
 def drift_unit(section: DriftSection) -> str:
     """What the axis of `drift_ranges` counts."""
-    return "nats per token" if isinstance(section.total, LanguageDrift) else "1 - cosine"
+    if isinstance(section.total, EmbeddingDrift):
+        return "1 - cosine"
+    return "nats per token" if isinstance(section.total, LanguageDrift) else "nats per answer"
 
 
 def token_strip(tokens: Sequence[TokenDivergence]) -> Markup:
@@ -77,9 +79,9 @@ def _row(y: float, name: str, values: tuple[float, float], limit: float | None, 
 
 def _range(part: Drift) -> tuple[float, float]:
     """Average and worst."""
-    if isinstance(part, LanguageDrift):
-        return part.kld_mean, part.kld_max
-    return 1.0 - part.cosine_mean, 1.0 - part.cosine_min
+    if isinstance(part, EmbeddingDrift):
+        return 1.0 - part.cosine_mean, 1.0 - part.cosine_min
+    return part.kld_mean, part.kld_max
 
 
 def _limit(name: str, gates: Sequence[Gate]) -> float | None:

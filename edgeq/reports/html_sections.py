@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeq.core.details import Details
-from edgeq.core.report import Gate, LanguageDrift, Report, SpeedSection, Verdict
+from edgeq.core.report import ClassDrift, Gate, LanguageDrift, Report, SpeedSection, Verdict
 from edgeq.reports import figures
 from edgeq.reports.html_drawing import allowance_bar
 from edgeq.reports.html_drift import drift_key, drift_ranges, drift_unit
@@ -244,6 +244,8 @@ def _drift_tile(report: Report) -> tuple[str, str, str]:
     total = report.drift.total
     if isinstance(total, LanguageDrift):
         return "Like the original", f"{100 * total.top1_agreement:.1f} %", "of next tokens are its own first choice"
+    if isinstance(total, ClassDrift):
+        return "Like the original", f"{100 * total.top1_agreement:.1f} %", "of answers are its own first choice"
     return "Like the original", f"{total.cosine_mean:.4f}", "of 1: how alike the embeddings are"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from edgeq.core.report import Drift, DriftSection, Gate, LanguageDrift, Report, Verdict
+from edgeq.core.report import ClassDrift, Drift, DriftSection, Gate, LanguageDrift, Report, Verdict
 from edgeq.reports.figures import number, percent, size
 
 GATE_WORDS = {
@@ -22,7 +22,7 @@ GATE_WORDS = {
     "quantization_kld_mean": "how far fewer bits move the predictions",
     "lowering_kld_mean": "how far the runtime moves the predictions",
     "total_kld_mean": "how far the predictions are from the original's",
-    "total_top1_agreement": "how often the most likely next token is the original's",
+    "total_top1_agreement": "how often the most likely answer is the original's",
     "total_perplexity_ratio": "surprise at the test text, against the original's (1 is the same)",
     "lowering_max_abs": "largest difference of one output in the runtime",
     "lowering_relative_error": "difference of all outputs in the runtime",
@@ -108,6 +108,8 @@ def allowance(gate: Gate) -> float | None:
 
 def drift_sentence(part: Drift) -> str:
     """One part of the drift for a person."""
+    if isinstance(part, ClassDrift):
+        return _class_sentence(part)
     if not isinstance(part, LanguageDrift):
         worst = f"the worst of {part.sentences:,} has {part.cosine_min:.4f}"
         return (
@@ -122,6 +124,16 @@ def drift_sentence(part: Drift) -> str:
     return (
         f"{'All' if part.top1_agreement == 1 else agree} of 100 next tokens are the original's own first choice; "
         f"a token that the original would write loses {chance} of its probability on average."
+    )
+
+
+def _class_sentence(part: ClassDrift) -> str:
+    if not math.isfinite(part.kld_mean):
+        return "The answers are broken: they give no chance at all to classes that the original would choose."
+    same = round(part.top1_agreement * part.answers)
+    return (
+        f"{same:,} of {part.answers:,} answers are the original's own first choice; probabilities move by "
+        f"{number(part.kld_mean)} nats on average, {number(part.kld_max)} at most."
     )
 
 
@@ -145,6 +157,11 @@ def drift_figures(part: Drift) -> str:
             f"in 1,000, {number(part.kld_max)} at most; same top token {percent(part.top1_agreement)}; "
             f"perplexity x {part.perplexity_ratio:.4f}"
         )
+    if isinstance(part, ClassDrift):
+        return (
+            f"KL divergence {number(part.kld_mean)} nats per answer on average, {number(part.kld_max)} at most; same "
+            f"first choice {percent(part.top1_agreement)}; largest difference of a logit {number(part.max_abs)}"
+        )
     return (
         f"cosine {part.cosine_mean:.5f} on average, {part.cosine_min:.5f} at worst; largest difference "
         f"{number(part.max_abs)}"
@@ -153,7 +170,7 @@ def drift_figures(part: Drift) -> str:
 
 def harm(part: Drift) -> float:
     """The mean KL divergence, or 1 - the mean cosine."""
-    return part.kld_mean if isinstance(part, LanguageDrift) else 1.0 - part.cosine_mean
+    return part.distance
 
 
 def _failure(gate: Gate) -> str:

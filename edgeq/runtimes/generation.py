@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from edgeq.core.artifact import Interface
 from edgeq.core.target import ComputeUnit, ExecutionProvider
+from edgeq.core.task import TASKS
 from edgeq.errors import CorruptInputError, UsageError
 from edgeq.runtimes.sampling import check_sampling, choose_token
 
@@ -192,7 +193,7 @@ class TextGenerator(Model, ABC):
 
 
 class Encoder(Model, ABC):
-    """A sentence encoder: texts in, one pooled vector each out."""
+    """A model that answers in one forward: texts in, one pooled vector or the logits of classes each out."""
 
     def __init__(self, interface: Interface, tokenizer_path: Path | None) -> None:
         self._tokenizer = None if tokenizer_path is None else load_tokenizer(tokenizer_path)
@@ -213,14 +214,17 @@ class Encoder(Model, ABC):
         return self._run(batch)
 
     def encode(self, texts: Sequence[str], *, batch_size: int = 32) -> Floats:
-        """Embeddings float32 `[n, dim]` of the texts, in their order; longer texts are cut at the context length."""
+        """Embeddings float32 `[n, dim]` of the texts, or logits `[n, labels]` of a classifier, in their order; longer
+        texts are cut at the context length."""
         if isinstance(texts, str):
             raise UsageError("encode() takes a list of texts.", remedy="Write encode([text]).")
         if self._tokenizer is None:
             raise UsageError(
                 "This model was opened without a tokenizer.", remedy="Open the bundle, or give a tokenizer_path."
             )
-        if self.interface.pooling == "none":
+        if TASKS[self.interface.task].by_token:
+            raise UsageError("This model answers for each token.", remedy="Use forward() on one text's ids.")
+        if self.interface.task == "feature-extraction" and self.interface.pooling == "none":
             raise UsageError("This checkpoint names no pooling.", remedy="Use forward() and pool the tokens yourself.")
         sequences = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
         # Texts of like length share a batch, so that little is spent on padding.

@@ -1,4 +1,4 @@
-"""ONNX Runtime: a language model with its key-value cache, and a sentence encoder, from a file and its interface."""
+"""ONNX Runtime: a language model with its key-value cache, an encoder or classifier of texts, a model of images."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from edgeq.core.artifact import Interface
-from edgeq.errors import CorruptInputError, RuntimeUnavailableError
+from edgeq.core.images import ImageInput, pictures
+from edgeq.errors import CorruptInputError, RuntimeUnavailableError, UsageError
 from edgeq.runtimes import generation
 from edgeq.runtimes.generation import Floats, Opening, first_line, padded
 
@@ -45,7 +47,9 @@ def open_generator(path: Path, interface: Interface, opening: Opening) -> TextGe
     return TextGenerator(path, interface, tokenizer_path=opening.tokenizer_path, threads=opening.threads)
 
 
-def open_encoder(path: Path, interface: Interface, opening: Opening) -> Encoder:
+def open_encoder(path: Path, interface: Interface, opening: Opening) -> generation.Encoder:
+    if interface.image is not None:
+        return ImageModel(path, interface, interface.image, threads=opening.threads)
     return Encoder(path, interface, tokenizer_path=opening.tokenizer_path, threads=opening.threads)
 
 
@@ -122,4 +126,38 @@ class Encoder(generation.Encoder):
         feeds = padded(batch)
         known = {name: feeds[name] for name in self.interface.inputs}
         output: Floats = self._session.run([self.interface.outputs[0]], known)[0]
+        return output
+
+
+class ImageModel(generation.Encoder):
+    """A model of images: one vector, or the logits of classes, each. `forward` takes the numbers of edgeq's pictures,
+    one in each sequence; `see` takes any image."""
+
+    def __init__(self, model_path: Path, interface: Interface, image: ImageInput, *, threads: int = 0) -> None:
+        self._session = open_session(model_path, threads=threads)
+        self.image = image
+        super().__init__(interface, None)
+
+    def see(self, pixels: npt.NDArray[np.uint8]) -> Floats:
+        """`[n, dim]` or `[n, labels]` of 8-bit images `[n, height, width, channels]` in the model's size.
+
+        Raises UsageError for another size.
+        """
+        wanted = (self.image.height, self.image.width, self.image.channels)
+        if pixels.ndim != 4 or pixels.shape[1:] != wanted or pixels.dtype != np.uint8:
+            raise UsageError(
+                f"The model takes uint8 images {wanted}, not {pixels.dtype} {pixels.shape[1:]}.",
+                remedy="Resize and crop them first.",
+            )
+        return self._answer(self.image.normalized(pixels))
+
+    def _check(self, batch: Sequence[Sequence[int]]) -> None:
+        if not batch or any(len(numbers) != 1 for numbers in batch):
+            raise UsageError("A model of images takes one picture at a time.", remedy="Give one number per entry.")
+
+    def _run(self, batch: Sequence[Sequence[int]]) -> Floats:
+        return self._answer(pictures([numbers[0] for numbers in batch], self.image))
+
+    def _answer(self, pixel_values: Floats) -> Floats:
+        output: Floats = self._session.run([self.interface.outputs[0]], {self.interface.inputs[0]: pixel_values})[0]
         return output

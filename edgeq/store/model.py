@@ -81,8 +81,8 @@ class QuantizedModel:
 
     @property
     def recipe(self) -> ResolvedRecipe:
-        """The plan in one line: the commonest assignment of linears, and that of the embeddings."""
-        linear = self._commonest("linear")
+        """The plan in one line: the commonest assignment of linears, or else of convolutions, and of embeddings."""
+        linear = self._commonest("linear") or self._commonest("convolution")
         embedding = self._commonest("embedding") or self._commonest("head")
         scheme = linear.scheme if linear else None
         quantized = scheme is not None and not scheme.is_float
@@ -172,7 +172,8 @@ class QuantizedModel:
         if not self.is_quantized(stored):
             return self.floating(stored).astype(np.float32)
         weights = self.quantized(stored).dequantize()
-        return np.ascontiguousarray(weights.T) if self.info.weights[stored].input_axis == 0 else weights
+        weight = self.info.weights[stored]
+        return np.ascontiguousarray(weights.T) if weight.input_axis == 0 else weights.reshape(weight.shape)
 
     def tensor_digest(self, name: str) -> str | None:
         """The digest of one quantized weight; the weights digest is made of these."""

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, assert_never
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,8 @@ FIRST_CHUNK = 5
 CHUNK_TOKENS = 32
 CHUNK_BYTES = 8 << 20
 BATCH = 8
+IMAGE_BATCH = 2
+"""An app classifies one image at a time: what more of them hold should not count."""
 CHUNKED: tuple[Format, ...] = ("onnx", "transformersjs")
 """Formats whose artifacts return the logits of all positions of a piece."""
 Floats = npt.NDArray[np.float32]
@@ -137,11 +139,9 @@ def _opened(
     match interface.task:
         case "text-generation":
             return runtime.open_generator(path, interface, opening)
-        case "feature-extraction":
-            return runtime.open_encoder(path, interface, opening)
         case "module":
             return TensorModel(path, interface, threads=opening.threads)
-    assert_never(interface.task)
+    return runtime.open_encoder(path, interface, opening)
 
 
 def _work(
@@ -288,7 +288,7 @@ def _answer_sentences(encoder: Encoder, sequences: Sequence[Sequence[int]], answ
     """One forward per sentence; then one padded batch, which must say the same. Returns the smallest cosine of both."""
     for index, sequence in enumerate(sequences):
         save_array(answers / f"{index:04d}.npy", encoder.forward([sequence])[0])
-    batched = encoder.forward(sequences[:BATCH])
+    batched = encoder.forward(sequences[: BATCH if encoder.interface.image is None else IMAGE_BATCH])
     smallest = 1.0
     for index, together in enumerate(batched):
         alone = np.load(answers / f"{index:04d}.npy").ravel()

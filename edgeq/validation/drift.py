@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.core.report import EmbeddingDrift, LanguageDrift
+from edgeq.core.report import ClassDrift, EmbeddingDrift, LanguageDrift
 
 Values = npt.NDArray[np.floating[Any]]
 Doubles = npt.NDArray[np.float64]
@@ -66,6 +66,36 @@ def language_drift(pairs: Iterable[tuple[Values, Values, Sequence[int]]]) -> Lan
         max_abs=max_abs,
         relative_error=_relative_error(squares),
     )
+
+
+def class_drift(pairs: Iterable[tuple[Values, Values]]) -> ClassDrift:
+    """KL(reference || candidate) of class probabilities, and agreement, over logits `[labels]` or `[tokens, labels]`.
+
+    Probabilities are the softmax of several logits, and the sigmoid of a single one, whose classes are the two signs.
+    """
+    divergences: list[Doubles] = []
+    agreements: list[npt.NDArray[np.bool_]] = []
+    max_abs, squares = 0.0, np.zeros(2)
+    for reference, candidate in pairs:
+        given, taken = (_two_classes(np.atleast_2d(values)) for values in (reference, candidate))
+        divergences.append(_divergence(log_softmax(given), log_softmax(taken)))
+        agreements.append(given.argmax(axis=-1) == taken.argmax(axis=-1))
+        max_abs = max(max_abs, _largest_difference(given, taken))
+        squares += _squares(given, taken)
+    each = np.concatenate(divergences)
+    return ClassDrift(
+        answers=len(each),
+        kld_mean=_finite(each.mean()),
+        kld_max=_finite(each.max()),
+        top1_agreement=float(np.concatenate(agreements).mean()),
+        max_abs=max_abs,
+        relative_error=_relative_error(squares),
+    )
+
+
+def _two_classes(logits: Values) -> Values:
+    """A single logit beside zero, so that softmax gives what sigmoid does."""
+    return logits if logits.shape[1] > 1 else np.concatenate([logits, np.zeros_like(logits)], axis=1)
 
 
 def token_divergences(p: Doubles, q: Doubles) -> list[float]:

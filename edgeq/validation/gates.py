@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from edgeq.core.report import (
     ArchitectureDrift,
     BackendSection,
+    ClassDrift,
     Drift,
     DriftSection,
     EmbeddingDrift,
@@ -63,8 +64,8 @@ LOWERING_MAX_ABS = 1e-3
 # Of a runtime that is not judged by its largest difference. XNNPACK rounds activations to int8 (a 2-layer model:
 # 1.3e-2, the same as torch's own int8 activations cost); Core ML computes in float16 on caches of float16.
 LOWERING_RELATIVE_ERROR: dict[Format, float] = {"executorch": 2e-2, "coreml": 1e-3}
-# Of a plain module's outputs: what keeps 1 - cosine within LOWERING_COSINE differs by 4.5 % at level 4, and an output
-# may be a small difference of large values; a wrong operator gives about 1.
+# Of a classifier's logits and a plain module's outputs: what keeps 1 - cosine within LOWERING_COSINE differs by 4.5 %
+# at level 4, and an output may be a small difference of large values; a wrong operator gives about 1.
 LOWERING_OUTPUT_ERROR = {4: 0.1, 1: 1e-3}
 # One padded batch against the same sentences alone: with int8 activations the last bit of a float can tip a rounding,
 # which later layers carry on (all-MiniLM, 8 bit, group 128: .99989). A mask that is not obeyed costs far more.
@@ -220,7 +221,28 @@ def drift_gates(drift: DriftSection, criteria: Criteria, vocabulary: int) -> tup
                 *_output_gates(lowering, criteria),
                 at_least("total_cosine_mean", total.cosine_mean, total_floor),
             )
+        case ClassDrift() as quantization, ClassDrift() as lowering, ClassDrift() as total:
+            return _class_gates(quantization, lowering, total, criteria)
     return (same("drift_kind", _kind(drift.total), _kind(drift.quantization), "the drifts are of different kinds"),)
+
+
+def _class_gates(
+    quantization: ClassDrift, lowering: ClassDrift, total: ClassDrift, criteria: Criteria
+) -> tuple[Gate, ...]:
+    """Class probabilities are held to what next tokens are, with their hundreds of times as many ways to go wrong."""
+    limits = language_limits(criteria.bits, criteria.parameters)
+    agreement = "total_top1_agreement"
+    ceiling = limits.kld_mean if criteria.max_drift is None else criteria.max_drift
+    few = f"{total.answers} answers are too few to tell"
+    return (
+        at_most("quantization_kld_mean", quantization.kld_mean, limits.kld_mean),
+        at_most("lowering_kld_mean", lowering.kld_mean, LOWERING_KLD_MEAN),
+        at_most("lowering_relative_error", lowering.relative_error, LOWERING_OUTPUT_ERROR[criteria.numerics]),
+        at_most("total_kld_mean", total.kld_mean, ceiling),
+        not_applicable(agreement, total.top1_agreement, few)
+        if total.answers < ENOUGH_TOKENS
+        else at_least(agreement, total.top1_agreement, limits.top1_agreement),
+    )
 
 
 def _lowering_gates(lowering: LanguageDrift, criteria: Criteria) -> tuple[Gate, ...]:

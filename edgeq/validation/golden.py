@@ -14,7 +14,8 @@ def tokenizer_problem(golden: Path, tokenizer: Path | None) -> str:
     where the model has no tokenizer."""
     try:
         cases = json.loads(golden.read_text(encoding="utf-8"))["cases"]
-        expected = [([int(token) for token in case["input_ids"]], str(case["text"])) for case in cases]
+        texts = [case for case in cases if "squares" not in case]
+        expected = [([int(token) for token in case["input_ids"]], str(case["text"])) for case in texts]
     except (OSError, ValueError, KeyError, TypeError):
         return f"{golden.name} is missing or unreadable"
     if tokenizer is None:

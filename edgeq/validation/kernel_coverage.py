@@ -20,8 +20,9 @@ FLOAT_TYPES = (1, 10)
 def kernel_gates(subject: Subject) -> tuple[Gate, ...]:
     """How many products have a native kernel, of all there are; empty where none is quantized.
 
-    For ONNX Runtime's CPU provider. In browsers WebAssembly has no such kernels at all, XNNPACK takes or leaves a
-    product when ExecuTorch lowers it, and Core ML decides on the device. Raises CorruptInputError.
+    For ONNX Runtime's CPU provider. Quantized convolutions are no products here: constants alone go into their
+    unpacking, which is done once, when the model loads. In browsers WebAssembly has no such kernels at all, XNNPACK
+    takes or leaves a product when ExecuTorch lowers it, and Core ML decides on the device. Raises CorruptInputError.
     """
     return gate_of(products(subject.model)) if subject.format == "onnx" else ()
 

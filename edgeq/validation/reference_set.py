@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeq.core.model import Task
+from edgeq.core.task import TASKS
 from edgeq.errors import CorruptInputError
 from edgeq.files import output_errors, save_array
 from edgeq.validation.drift import log_softmax
@@ -28,6 +29,8 @@ class ReferenceSet:
 
     text-generation: logits float32 `[tokens, vocabulary]`; `float` may hold float16 log-probabilities instead.
     feature-extraction: the embedding float32 `[dim]`, or `[tokens, dim]` where the checkpoint pools nothing.
+    Classifiers: logits float32 `[labels]`, `[tokens, labels]` for tokens. Models of images have the numbers of pictures
+    for sequences, one each.
     """
 
     directory: Path
@@ -43,7 +46,7 @@ class ReferenceSet:
             task: Task = data["task"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _corrupt(directory, f"{INPUTS_NAME} is missing or unreadable") from error
-        if task not in ("text-generation", "feature-extraction") or not sequences or not all(sequences):
+        if task not in TASKS or not sequences or not all(sequences):
             raise _corrupt(directory, f"{INPUTS_NAME} names no usable sequences")
         return cls(directory=directory, task=task, sequences=sequences)
 
@@ -77,7 +80,7 @@ class ReferenceSet:
             for part in ("float", "dequantized"):
                 (directory / part).mkdir(parents=True, exist_ok=True)
         for index, length in enumerate(lengths):
-            whole = slice(None) if self.task == "feature-extraction" else slice(length)
+            whole = slice(length) if self.task == "text-generation" else slice(None)
             reference = np.asarray(self.float_values(index)[whole])
             if self.task == "text-generation":
                 reference = log_softmax(reference).astype(np.float16)
@@ -92,7 +95,7 @@ class ReferenceSet:
     def _subset_lengths(self, max_bytes: int) -> list[int]:
         """How many tokens of which leading sequences a subset keeps."""
         first = self.dequantized_values(0)
-        if self.task == "feature-extraction":
+        if self.task != "text-generation":
             count = min(len(self.sequences), max(MINIMUM_POSITIONS, max_bytes // (2 * first.nbytes)))
             return [len(sequence) for sequence in self.sequences[:count]]
         positions = max(MINIMUM_POSITIONS, max_bytes // (first.shape[1] * 6))
@@ -106,7 +109,7 @@ class ReferenceSet:
         except (OSError, ValueError, EOFError) as error:
             raise _corrupt(self.directory, f"{part}/{path.name} is missing or unreadable") from error
         rows = (len(self.sequences[index]),)
-        shapes_agree = values.shape[:1] == rows if self.task == "text-generation" else values.ndim in (1, 2)
+        shapes_agree = values.shape[:1] == rows if TASKS[self.task].by_token else values.ndim in (1, 2)
         if values.dtype not in (np.float16, np.float32) or not shapes_agree:
             raise _corrupt(self.directory, f"{part}/{path.name} does not fit its sequence")
         return values

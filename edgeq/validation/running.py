@@ -14,13 +14,14 @@ import numpy.typing as npt
 from edgeq.core.details import MemorySample
 from edgeq.core.records import to_plain
 from edgeq.core.report import Drift, DriftSection, Gate, MemorySection, SpeedSection, Verdict
+from edgeq.core.task import TASKS
 from edgeq.errors import CorruptInputError, OutputError
 from edgeq.files import output_errors
 from edgeq.progress import Progress
 from edgeq.runtimes.opening import runs_apart
 from edgeq.validation.child import ANSWERS
 from edgeq.validation.configurations import Configuration
-from edgeq.validation.drift import embedding_drift, language_drift
+from edgeq.validation.drift import class_drift, embedding_drift, language_drift
 from edgeq.validation.gates import (
     Criteria,
     batch_gate,
@@ -295,6 +296,8 @@ def difference(references: References, answers: Path, others: Path) -> Drift:
 def _compare(references: ReferenceSet, a: Sequence[Values], b: Sequence[Values]) -> Drift:
     if references.task == "text-generation":
         return language_drift(_pairs(references, a, b))
+    if TASKS[references.task].is_classifier:
+        return class_drift(zip(a, b, strict=True))
     return embedding_drift(np.concatenate([np.atleast_2d(x) for x in a]), np.concatenate([np.atleast_2d(x) for x in b]))
 
 

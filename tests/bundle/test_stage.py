@@ -83,8 +83,8 @@ def test_bundle_name(source: str, name: str) -> None:
 
 
 def test_failure_while_staging_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    interface = dataclasses.replace(generator_interface(), inputs=("input_ids", "pixel_values"))
-    with pytest.raises(InternalError, match="pixel_values"):
+    interface = dataclasses.replace(generator_interface(), inputs=("input_ids", "input_values"))
+    with pytest.raises(InternalError, match="input_values"):
         staged_bundle(tmp_path / "work", tmp_path / "out" / "bundle", interface=interface)
     assert names(tmp_path / "out") == []
 

@@ -13,6 +13,7 @@ from edgeq.core.model import ModelInfo, Task, WeightInfo
 from edgeq.core.recipe import Plan
 from edgeq.core.scheme import Scheme
 from edgeq.core.tensor import QuantizedTensor
+from edgeq.quantization.stage import as_matrix
 from edgeq.store import QuantizedModel, encode_quantized
 from tests.oracles.rtn import round_to_nearest
 
@@ -27,6 +28,7 @@ class MemoryStore:
     """
 
     def __init__(self, module: nn.Module, schemes: dict[str, Scheme], task: Task = "feature-extraction") -> None:
+        convolutions = {f"{n}.weight" for n, part in module.named_modules() if isinstance(part, nn.Conv2d)}
         usual = {f"{n}.weight" for n, part in module.named_modules() if isinstance(part, (nn.Linear, nn.Embedding))}
         self.values: Arrays = {name: value.detach().numpy().copy() for name, value in module.named_parameters()}
         self.schemes = schemes
@@ -39,8 +41,8 @@ class MemoryStore:
                 name=name,
                 shape=value.shape,
                 dtype="F32",
-                role="linear" if name in schemes else "other",
-                input_axis=int(name in usual),
+                role="other" if name not in schemes else "convolution" if name in convolutions else "linear",
+                input_axis=int(name in usual | convolutions),
             )
             for name, value in self.values.items()
         }
@@ -74,8 +76,9 @@ class MemoryStore:
         return self.values[name].astype(self.floating_dtype(name))
 
     def quantized(self, name: str) -> QuantizedTensor:
-        matrix = self.values[name] if self.info.weights[name].input_axis == 1 else self.values[name].T
-        tensor = round_to_nearest(np.ascontiguousarray(matrix), self.schemes[name])
+        tensor = round_to_nearest(
+            np.ascontiguousarray(as_matrix(self.values[name], self.info.weights[name])), self.schemes[name]
+        )
         if tensor.scheme.scale_dtype == "float32":
             return tensor
         return replace(tensor, scales=tensor.scales.astype(np.float16).astype(np.float32))
@@ -88,4 +91,5 @@ class MemoryStore:
         if self.scheme(name) is None:
             return self.floating(name).astype(np.float32)
         weights = self.quantized(name).dequantize()
-        return weights if self.info.weights[name].input_axis == 1 else np.ascontiguousarray(weights.T)
+        weight = self.info.weights[name]
+        return weights.reshape(weight.shape) if weight.input_axis == 1 else np.ascontiguousarray(weights.T)

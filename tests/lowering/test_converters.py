@@ -9,7 +9,7 @@ import pytest
 
 from edgeq.lowering import operators
 from edgeq.lowering.onnx.model import CONVERTERS
-from tests.lowering import attention_cases, elementwise_cases, neural_cases, reduction_cases, shape_cases
+from tests.lowering import attention_cases, elementwise_cases, neural_cases, reduction_cases, shape_cases, vision_cases
 from tests.lowering.converting import OTHER, TRACED, Case, convert, make_inputs
 
 CASES = (
@@ -18,6 +18,7 @@ CASES = (
     *shape_cases.CASES,
     *neural_cases.CASES,
     *attention_cases.CASES,
+    *vision_cases.CASES,
 )
 
 

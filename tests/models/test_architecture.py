@@ -50,7 +50,7 @@ def test_modules_json_wins_over_the_architecture(tmp_path: Path, llama: Path) ->
 @pytest.mark.parametrize(
     ("values", "error", "words"),
     [
-        ({"model_type": "bert", "architectures": ["BertForSequenceClassification"]}, UnsupportedModelError, "Sequence"),
+        ({"model_type": "bert", "architectures": ["BertForMultipleChoice"]}, UnsupportedModelError, "MultipleChoice"),
         ({"model_type": "bert"}, UnsupportedModelError, "names no architecture"),
         ({"model_type": "not-known"}, UnsupportedModelError, "not-known"),
         ({}, UnsupportedModelError, "None"),

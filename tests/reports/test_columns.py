@@ -56,7 +56,7 @@ def test_summary_of_a_language_model() -> None:
 def test_summary_of_a_failed_encoder_names_the_reason() -> None:
     text = printed(encoder_report())
     assert "cosine mean" in text
-    assert "4.25 ms per sentence" in text
+    assert "4.25 ms per input" in text
     assert "failed: one sentence moved" in text
     assert "verdict  failed: drift_total_cosine_min 0.9123 is below 0.95" in text
 

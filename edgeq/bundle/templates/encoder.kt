@@ -7,13 +7,13 @@ import ai.onnxruntime.OrtSession
 import android.content.Context
 import java.io.File
 import java.nio.LongBuffer
-import kotlin.math.sqrt
+import kotlin.math.@IMPORT@
 import org.json.JSONObject
 
 /**
- * The encoder: token ids in, a vector out. Not thread safe; load and run it off the main thread.
+ * The @NOUN@: token ids in, @RESULT@ out. Not thread safe; load and run it off the main thread.
  *
- *     EdgeqModel.open(context).use { model -> val vector = model.encode(sentenceIds) }
+ *     EdgeqModel.open(context).use { model -> val @VALUE@ = model.@VERB@(sentenceIds) }
  */
 class EdgeqModel private constructor(
     private val environment: OrtEnvironment,
@@ -22,10 +22,9 @@ class EdgeqModel private constructor(
 ) : AutoCloseable {
 
     /**
-     * The vector of one sentence, with the tokenizer's special tokens in [ids]. A model that does not pool gives the
-     * hidden states of all tokens in a row.
+@ABOUT@
      */
-    fun encode(ids: LongArray): FloatArray {
+    fun @VERB@(ids: LongArray): FloatArray {
         require(ids.isNotEmpty()) { "the sentence is empty" }
         val inputs = HashMap<String, OnnxTensor>()
         try {
@@ -46,7 +45,7 @@ class EdgeqModel private constructor(
             inputs.values.forEach { it.close() }
         }
     }
-
+@LABELS@
     /** Compare this device with golden/golden.json. Empty: it computes what the model should. */
     fun smokeTest(): List<String> {
         val golden = JSONObject(File(directory, "golden/golden.json").readText())
@@ -57,12 +56,12 @@ class EdgeqModel private constructor(
         for (index in 0 until cases.length()) {
             val case = cases.getJSONObject(index)
             val ids = case.getJSONArray("input_ids").let { array -> LongArray(array.length()) { array.getLong(it) } }
-            val expected = case.getJSONArray("embedding").let { array ->
+            val expected = case.getJSONArray("@FIELD@").let { array ->
                 FloatArray(array.length()) { array.getDouble(it).toFloat() }
             }
-            val distance = 1 - cosine(encode(ids), expected)
+            val distance = @DISTANCE@
             // Written so that NaN complains too.
-            if (!(distance <= tolerance)) complaints.add("case $index: 1 - cosine is $distance")
+            if (!(distance <= tolerance)) complaints.add("case $index: @MEASURE@ is $distance")
         }
         return complaints
     }
@@ -74,19 +73,7 @@ class EdgeqModel private constructor(
         private const val OUTPUT = "@OUTPUT@"
         private const val THREADS = @THREADS@
 
-        /** How alike two vectors are, from -1 to 1. A longer [a] is read as far as [b] goes. */
-        fun cosine(a: FloatArray, b: FloatArray): Double {
-            var product = 0.0
-            var lengthA = 0.0
-            var lengthB = 0.0
-            for (index in b.indices) {
-                product += a[index].toDouble() * b[index]
-                lengthA += a[index].toDouble() * a[index]
-                lengthB += b[index].toDouble() * b[index]
-            }
-            return product / sqrt(lengthA * lengthB)
-        }
-
+@HELPER@
         /** Check the memory, put the files in place and load the model. */
         fun open(context: Context): EdgeqModel {
             EdgeqBundle.checkMemory(context)

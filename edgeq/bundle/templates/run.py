@@ -1,6 +1,6 @@
-"""Run this bundle: `python run.py "Once upon a time"`, or sentences for a model that embeds them; `--check`, `--serve`.
+"""Run this bundle: `python run.py "Once upon a time"`, or sentences, or image files, as the model takes; `--check`.
 
-Needs requirements.txt alone: numpy, onnxruntime, tokenizers.
+Needs requirements.txt alone.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Bundle:
         tokenizer = Tokenizer.from_file(str(HERE / folder / "tokenizer.json"))
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        if self.interface["task"] == "feature-extraction":
+        if self.interface["task"] != "text-generation":
             tokenizer.enable_truncation(self.interface["context_length"])
         return tokenizer
 
@@ -104,6 +104,39 @@ class Bundle:
         vector: npt.NDArray[np.float32] = output if output.ndim == 1 else output[0]
         return vector
 
+    def classify(self, ids: list[int]) -> npt.NDArray[np.float32]:
+        """Logits of a text's classes; those of the first token of a model that classifies tokens."""
+        return self.embed(ids)
+
+    def see(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """The vector, or the logits of the classes, of an image `[height, width, channels]` in the model's size."""
+        image = self.interface["image"]
+        mean, std = np.array(image["mean"], np.float32), np.array(image["std"], np.float32)
+        values = (pixels.astype(np.float32) * np.float32(image["scale"]) - mean) / std
+        feeds = {"pixel_values": np.ascontiguousarray(values.transpose(2, 0, 1)[None])}
+        answer: npt.NDArray[np.float32] = self.session.run([self.output_names[0]], feeds)[0][0]
+        return answer
+
+    def open_image(self, path: str) -> npt.NDArray[np.uint8]:
+        """A file scaled to the model's size."""
+        from PIL import Image
+
+        image = self.interface["image"]
+        with Image.open(path) as opened:
+            scaled = opened.convert("L" if image["channels"] == 1 else "RGB").resize(
+                (image["width"], image["height"]), Image.Resampling.BILINEAR
+            )
+        return np.asarray(scaled).reshape(image["height"], image["width"], image["channels"])
+
+    def mosaic(self, squares: str) -> npt.NDArray[np.uint8]:
+        """A golden image: 16 x 16 squares in hex."""
+        image = self.interface["image"]
+        colours = np.frombuffer(bytes.fromhex(squares), np.uint8).reshape(16, 16, image["channels"])
+        rows = np.arange(image["height"]) * 16 // image["height"]
+        columns = np.arange(image["width"]) * 16 // image["width"]
+        whole: npt.NDArray[np.uint8] = colours[rows][:, columns]
+        return whole
+
 
 def choose(logits: npt.NDArray[np.float32], temperature: float, generator: np.random.Generator) -> int:
     """The most likely token at temperature 0, else one drawn from the tempered distribution."""
@@ -119,6 +152,20 @@ def cosine(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
+def compare(bundle: Bundle, case: dict[str, Any]) -> tuple[float, str]:
+    """How far the bundle is from a golden case, in the unit of the tolerance; and what else is wrong."""
+    if "top_ids" in case:
+        ids = case["input_ids"]
+        logits = bundle.step(ids, len(ids), bundle.empty_cache())
+        missed = int(logits.argmax()) not in case["top_ids"]
+        off = float(np.abs(logits[case["top_ids"]] - case["top_logits"]).max())
+        return off, f"the best token is none of {case['top_ids']}" if missed else ""
+    answer = bundle.see(bundle.mosaic(case["squares"])) if "squares" in case else bundle.embed(case["input_ids"])
+    if "logits" in case:
+        return float(np.abs(answer - case["logits"]).max()), ""
+    return 1 - cosine(answer, np.array(case["embedding"])), ""
+
+
 def check(bundle: Bundle) -> list[str]:
     """What is wrong with the files or with what this machine computes from them; empty where all is well."""
     manifest = bundle.manifest
@@ -131,14 +178,8 @@ def check(bundle: Bundle) -> list[str]:
     if not golden["cases"]:
         complaints.append("there are no golden cases to compare with: it was exported without validation")
     for number, case in enumerate(golden["cases"]):
-        ids = case["input_ids"]
-        if "embedding" in case:
-            off = 1 - cosine(bundle.embed(ids), np.array(case["embedding"]))
-        else:
-            logits = bundle.step(ids, len(ids), bundle.empty_cache())
-            off = float(np.abs(logits[case["top_ids"]] - case["top_logits"]).max())
-            if int(logits.argmax()) not in case["top_ids"]:
-                complaints.append(f"golden case {number}: the best token is none of {case['top_ids']}")
+        off, complaint = compare(bundle, case)
+        complaints += [f"golden case {number}: {complaint}"] if complaint else []
         if not off <= golden["tolerance"]:  # written so that NaN complains too
             complaints.append(f"golden case {number}: off by {off:.4g}, {golden['tolerance']:.4g} allowed")
     return complaints
@@ -175,6 +216,10 @@ def serve(bundle: Bundle, port: int) -> None:
 
 def respond(bundle: Bundle, tokenizer: Tokenizer, request: dict[str, Any]) -> dict[str, Any]:
     """The answer to one request of `serve`."""
+    if "classification" in bundle.interface["task"]:
+        return {
+            "classes": [classes(bundle, bundle.classify(tokenizer.encode(str(t)).ids)) for t in request["sentences"]]
+        }
     if bundle.interface["task"] == "feature-extraction":
         ids = [tokenizer.encode(str(text)).ids for text in request["sentences"]]
         return {"embeddings": [bundle.embed(sentence).tolist() for sentence in ids]}
@@ -216,9 +261,43 @@ def show_similarities(bundle: Bundle, sentences: list[str]) -> None:
         print(" ".join(f"{cosine(vector, other):6.3f}" for other in vectors), "", sentence)
 
 
+def classes(bundle: Bundle, logits: npt.NDArray[np.float32], most: int = 5) -> dict[str, float]:
+    """The most likely classes with their probabilities: of a single logit, that it is true."""
+    labels = bundle.interface["labels"]
+    if len(logits) == 1:
+        return {labels[0]: float(1 / (1 + np.exp(-logits[0])))}
+    chances = np.exp(logits - logits.max())
+    chances /= chances.sum()
+    return {labels[index]: float(chances[index]) for index in np.argsort(-chances)[:most]}
+
+
+def show_classes(bundle: Bundle, given: list[str]) -> None:
+    """Print the most likely classes of texts or image files, for a model of tokens those of each token."""
+    if bundle.interface["image"] is not None:
+        for path in given:
+            print(path, classes(bundle, bundle.see(bundle.open_image(path))))
+        return
+    tokenizer = bundle.tokenizer()
+    for text in given:
+        encoding = tokenizer.encode(text)
+        output = bundle.run(encoding.ids, len(encoding.ids), {})["logits"][0]
+        if output.ndim == 1:
+            print(text, classes(bundle, output))
+            continue
+        for token, logits in zip(encoding.tokens, output, strict=True):
+            print(token, classes(bundle, logits, most=1))
+
+
+def show_images(bundle: Bundle, paths: list[str]) -> None:
+    """Print how alike images are, each with each."""
+    vectors = [bundle.see(bundle.open_image(path)) for path in paths]
+    for vector, path in zip(vectors, paths, strict=True):
+        print(" ".join(f"{cosine(vector, other):6.3f}" for other in vectors), "", path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("text", nargs="*", help="a prompt, or the sentences to compare")
+    parser.add_argument("text", nargs="*", help="a prompt, sentences to compare, texts or image files to classify")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the most likely token")
     parser.add_argument("--seed", type=int, default=0)
@@ -237,6 +316,10 @@ def main() -> None:
         serve(bundle, options.serve)
     elif bundle.interface["task"] == "text-generation":
         show_text(bundle, " ".join(options.text), options)
+    elif "classification" in bundle.interface["task"]:
+        show_classes(bundle, options.text)
+    elif bundle.interface["image"] is not None:
+        show_images(bundle, options.text)
     else:
         show_similarities(bundle, options.text)
 

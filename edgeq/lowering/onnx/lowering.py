@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgeq.core.artifact import Artifact, container_notes
+from edgeq.core.artifact import Artifact, container_notes, unpacking_notes
 from edgeq.core.target import TargetProfile
 from edgeq.lowering.onnx.external_data import ExternalData
 from edgeq.lowering.onnx.graph import GraphBuilder
@@ -36,5 +36,9 @@ def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progres
         interface=model.interface,
         weights_digest=store.weights_digest,
         weights=model.weights,
-        notes=((PLAIN_NOTE,) if captured.plain else ()) + container_notes(model.weights, "ONNX Runtime's CPU kernels"),
+        notes=(
+            *((PLAIN_NOTE,) if captured.plain else ()),
+            *container_notes(model.weights, "ONNX Runtime's CPU kernels"),
+            *unpacking_notes(model.weights),
+        ),
     )

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from edgeq.core.artifact import Interface, WeightLocation
+from edgeq.core.model import ModelInfo
 from edgeq.core.target import TargetProfile
 from edgeq.files import write_atomic
 from edgeq.lowering.capture import CapturedModel, capture
@@ -21,13 +22,14 @@ from edgeq.lowering.onnx.reductions import REDUCTIONS
 from edgeq.lowering.onnx.shapes import SHAPES
 from edgeq.lowering.onnx.signature import Signature
 from edgeq.lowering.onnx.translator import Translator, decompose_unsupported
+from edgeq.lowering.onnx.vision import VISION
 from edgeq.lowering.onnx.weights import Weights
 from edgeq.progress import Progress
 from edgeq.store import QuantizedModel
 
 OPSET = 23
 IR_VERSION = 11
-CONVERTERS = ELEMENTWISE | REDUCTIONS | SHAPES | NEURAL | ATTENTION
+CONVERTERS = ELEMENTWISE | REDUCTIONS | SHAPES | NEURAL | ATTENTION | VISION
 PLAIN_NOTE = "attention was captured operation by operation, so it runs without the fused kernel"
 
 
@@ -67,11 +69,22 @@ def onnx_model(captured: CapturedModel, weights: Weights, builder: GraphBuilder,
     signature = Signature(store.info, builder, captured.tables)
     if not signature.is_language_model:
         for name in captured.program.graph_signature.user_inputs:
-            signature.declare(str(name), ["batch_size", "sequence_length"])
+            _declare(signature, str(name), store.info)
     results = Translator(captured, weights, signature, CONVERTERS).run()
     graph = assemble(signature, data, signature.graph_outputs(results, store.info))
+    for value in weights.unread():
+        graph.graph.initializers[str(value.name)] = value
     interface = _interface(store, signature, graph, context_length)
     return OnnxModel(graph=graph, data=data, weights=weights.placed(), interface=interface)
+
+
+def _declare(signature: Signature, name: str, info: ModelInfo) -> None:
+    """An input of a model that answers in one forward."""
+    if info.image is None:
+        signature.declare(name, ["batch_size", "sequence_length"])
+    else:
+        axes: list[str | int] = ["batch_size", info.image.channels, info.image.height, info.image.width]
+        signature.declare(name, axes, signature.graph.float_type)
 
 
 def assemble(signature: Signature, data: ExternalData, outputs: list[ir.Value]) -> ir.Model:
@@ -117,4 +130,6 @@ def _interface(store: QuantizedModel, signature: Signature, model: ir.Model, con
         begin_of_text_id=begin,
         pooling=info.pooling,
         normalize=info.normalize,
+        image=info.image,
+        labels=info.labels,
     )

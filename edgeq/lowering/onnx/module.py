@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 import torch
 
-from edgeq.core.artifact import Artifact, Interface, TensorSpec, container_notes
+from edgeq.core.artifact import Artifact, Interface, TensorSpec, container_notes, unpacking_notes
 from edgeq.core.target import TargetProfile
 from edgeq.errors import UnsupportedModelError
 from edgeq.lowering.module_capture import CapturedModule
@@ -65,7 +65,7 @@ def lower_module(
         interface=interface,
         weights_digest=store.weights_digest,
         weights=model.weights,
-        notes=container_notes(model.weights, "ONNX Runtime's CPU kernels"),
+        notes=container_notes(model.weights, "ONNX Runtime's CPU kernels") + unpacking_notes(model.weights),
     )
 
 

@@ -237,6 +237,8 @@ def _repeat_interleave(t: Translator, node: fx.Node) -> ir.Value:
 def _repeat(t: Translator, node: fx.Node) -> ir.Value:
     counts: Any = arguments(node)[1]
     value = t.value(arguments(node)[0])
+    if node.target == aten.tile.default:  # which counts from the last axis, and may leave out the first ones
+        counts = [1] * (tensor(arguments(node)[0]).dim() - len(counts)) + list(counts)
     missing = len(counts) - tensor(arguments(node)[0]).dim()
     if missing:
         value = t.graph.op("Unsqueeze", value, t.graph.int64(*range(missing)))
@@ -321,6 +323,7 @@ SHAPES: dict[Any, Converter] = {
     aten.expand.default: _expand,
     aten.expand_as.default: _expand_as,
     aten.repeat.default: _repeat,
+    aten.tile.default: _repeat,
     aten.repeat_interleave.self_int: _repeat_interleave,
     aten.arange.default: _arange,
     aten.arange.start: _arange,

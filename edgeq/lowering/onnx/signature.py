@@ -7,6 +7,7 @@ import onnx_ir as ir
 import torch
 
 from edgeq.core.model import ModelInfo
+from edgeq.core.task import TASKS
 from edgeq.lowering.onnx.graph import GraphBuilder
 from edgeq.lowering.patches import Table
 
@@ -96,15 +97,19 @@ class Signature:
             self._lengths = (graph.op("Cast", last, attributes=int32), graph.op("Cast", total, attributes=int32))
         return self._lengths
 
-    def key_padding_mask(self) -> ir.Value:
-        """MultiHeadAttention's mask: int32 `[batch, sequence]`, 1 where a position counts."""
+    def key_padding_mask(self) -> ir.Value | None:
+        """MultiHeadAttention's mask: int32 `[batch, sequence]`, 1 where a position counts; None where all do."""
+        if "attention_mask" not in self.inputs:
+            return None
         if "padding" not in self._masks:
             int32 = {"to": int(ir.DataType.INT32)}
             self._masks["padding"] = self.graph.op("Cast", self.inputs["attention_mask"], attributes=int32)
         return self._masks["padding"]
 
-    def attention_bias(self) -> ir.Value:
+    def attention_bias(self) -> ir.Value | None:
         """The same as what is added to the scores, float `[batch, 1, sequence, sequence]`."""
+        if "attention_mask" not in self.inputs:
+            return None
         if "every" not in self._masks:
             graph, allowed = self.graph, self._allowed_keys()
             length = graph.dimension(allowed, 3)
@@ -154,11 +159,9 @@ class Signature:
 
     def graph_outputs(self, results: list[ir.Value], info: ModelInfo) -> list[ir.Value]:
         """The results under their public names, then the caches."""
-        names = (
-            ["logits"]
-            if self.is_language_model
-            else ["sentence_embedding", "last_hidden_state"][info.pooling == "none" :]
-        )
+        names = [TASKS[info.task].output]
+        if info.task == "feature-extraction":
+            names = [*names, "last_hidden_state"][info.pooling == "none" :]
         for name, result in zip(names, results, strict=False):
             result.name, result.type = name, ir.TensorType(ir.DataType.FLOAT)
         return results + [value for layer in sorted(self.presents) for value in self.presents[layer]]

@@ -201,8 +201,8 @@ def unsupported(program: torch.export.ExportedProgram, converters: dict[Any, Con
 def _writes_to_shared(node: fx.Node) -> bool:
     """An operator in place counts as one with a result only where nobody else holds what it changes."""
     schema = getattr(node.target, "_schema", None)
-    if schema is None or not schema.is_mutable:
-        return False
+    if schema is None or not schema.is_mutable or node.target == torch.ops.aten.dropout_.default:
+        return False  # in evaluation mode dropout writes nothing
     changed: Any = arguments(node)[0]
     made = getattr(changed.target, "_schema", None)
     is_fresh = made is not None and all(result.alias_info is None for result in made.returns)

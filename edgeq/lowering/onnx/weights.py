@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ NATIVE_TWO_BIT_BLOCKS = (32, 64, 128)
 """What the 2-bit kernels take, with int8 activations. For other blocks, and with float32 activations, the runtime
 expands the whole matrix at each call: 1024 x 1024 take 3 to 9 ms instead of 0.03, where 4-bit codes take 0.08."""
 SMALLEST_CONTAINER = 4
+FILTER_BITS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,7 @@ class Weights:
         self.locations: dict[str, WeightLocation] = {}
         self._matrices: dict[tuple[str, ...], Matrix] = {}
         self._floating: dict[str, ir.Value] = {}
+        self._filters: dict[str, tuple[ir.Value, ir.Value]] = {}
 
     def stored_name(self, name: str) -> str:
         """The name under which a tied copy is stored."""
@@ -110,10 +113,22 @@ class Weights:
         """Where each weight is, by an initializer that the graph uses: a table that is no head lives on as its rows."""
         return {
             name: location
-            if self.data.values[location.codes].uses()
+            if self.data.values[location.codes].uses() or rows_name(location.codes) not in self.data.values
             else replace(location, codes=rows_name(location.codes))
             for name, location in self.locations.items()
         }
+
+    def unread(self) -> list[ir.Value]:
+        """Codes, scales and zero points of weights that nothing in the graph reads: they belong to what a task leaves
+        out of its answer. The artifact holds them all the same, as the store does."""
+        names = [
+            name
+            for location in self.placed().values()
+            if rows_name(location.codes) not in self.data.values and not self.data.values[location.codes].uses()
+            for name in (location.codes, location.scales, location.zero_points)
+            if name is not None
+        ]
+        return [self.data.values[name] for name in dict.fromkeys(names)]
 
     def concatenated(self, names: tuple[str, ...]) -> ir.Value:
         """Float vectors end to end: the bias of fused linears."""
@@ -184,6 +199,41 @@ class Weights:
             start += count
         return matrix
 
+    def filters(self, name: str) -> tuple[ir.Value, ir.Value, int]:
+        """A quantized convolution: codes uint8 `[out, in / groups, height, width]`, scales `[out, 1, 1, 1]`, and the
+        code that stands for 0. Raises UnsupportedModelError for other grids than 8 bits per filter."""
+        stored = self.stored_name(name)
+        scheme, shape = self.store.quantization(stored), self.store.info.weights[stored].shape
+        if scheme.bits != FILTER_BITS or scheme.group_size is not None or not scheme.symmetric:
+            raise UnsupportedModelError(
+                f"{stored} is a convolution in {scheme.label()}.", remedy="Give it 8 bits per filter, or 16."
+            )
+        if stored not in self._filters:
+            codes = self.data.reserve(
+                f"{stored}.codes", ir.DataType.UINT8, shape, lambda: self.store.packed(stored)[0].reshape(shape)
+            )
+            ones = (shape[0], *(1 for _ in shape[1:]))
+            scales = self.data.reserve(
+                f"{stored}.scales",
+                self.float_type,
+                ones,
+                lambda: self._exact(stored, self.store.packed(stored)[1].reshape(ones)),
+            )
+            self._filters[stored] = (codes, scales)
+            self.locations[stored] = WeightLocation(
+                bits=scheme.bits,
+                group_size=None,
+                symmetric=True,
+                scale_dtype=scheme.scale_dtype,
+                shape=self.store.info.weights[stored].outputs_inputs,
+                codes=str(codes.name),
+                scales=str(scales.name),
+                zero_points=None,
+                rows=(0, shape[0]),
+                is_unpacked=True,
+            )
+        return (*self._filters[stored], scheme.default_zero_point)
+
     def _exact(self, label: str, scales: Array) -> Array:
         """Scales in the graph's own type. Raises UnsupportedModelError where that would change them."""
         stored = scales.astype(self.float_type.numpy())
@@ -244,5 +294,5 @@ def _location(matrix: Matrix, rows: tuple[int, int]) -> WeightLocation:
 
 def _common_label(names: tuple[str, ...]) -> str:
     """`layers.0.attn.q_proj.weight`, `...k_proj.weight` -> `layers.0.attn.q_proj+k_proj.weight`."""
-    pieces = [name.split(".") for name in names]
-    return ".".join(column[0] if len(set(column)) == 1 else "+".join(column) for column in zip(*pieces, strict=True))
+    columns = zip_longest(*(name.split(".") for name in names), fillvalue="")
+    return ".".join(column[0] if len(set(column)) == 1 else "+".join(column) for column in columns)

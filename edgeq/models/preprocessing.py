@@ -1,0 +1,92 @@
+"""What a checkpoint says about its images: size, mean and standard deviation; no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeq.core.images import ImageInput
+from edgeq.errors import UnsupportedModelError
+from edgeq.models.checkpoint import inside, read_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+PREPROCESSOR_FILE, PROCESSOR_FILE = "preprocessor_config.json", "processor_config.json"
+ASSUMED = 0.5
+"""Mean and standard deviation of a model that names none."""
+
+
+def read_image_input(directory: Path, config: PreTrainedConfig) -> tuple[ImageInput, tuple[str, ...]]:
+    """What the model takes, and a note for the report where a part of that is assumed.
+
+    Raises UnsupportedModelError where neither the preprocessor nor the configuration names a size.
+    """
+    settings = _settings(directory)
+    size = _size(settings) or _pair(getattr(config, "image_size", None))
+    if size is None:
+        raise UnsupportedModelError(
+            f"{directory} does not say what size its images have.",
+            remedy=f"Add the model's {PREPROCESSOR_FILE}; the size is fixed in the exported model.",
+        )
+    channels = int(getattr(config, "num_channels", 3))
+    if channels not in (1, 3):
+        raise UnsupportedModelError(
+            f"{directory} takes images of {channels} channels.", remedy="Use a model of grey or of colour images."
+        )
+    mean, std = settings.get("image_mean"), settings.get("image_std")
+    notes: tuple[str, ...] = ()
+    if settings.get("do_normalize") is False:
+        mean, std = 0.0, 1.0
+    elif mean is None or std is None:
+        mean, std = ASSUMED, ASSUMED
+        notes = (f"The checkpoint names no mean and deviation of its images: {ASSUMED} each is assumed.",)
+    shift = 1.0 if settings.get("rescale_offset") else 0.0  # EfficientNet's: pixels to -1 ... 1 before all else
+    scale = 1.0 if settings.get("do_rescale") is False else float(settings.get("rescale_factor", 1 / 255))
+    image = ImageInput(
+        channels=channels,
+        height=size[0],
+        width=size[1],
+        mean=tuple(value + shift for value in _per_channel(mean, channels)),
+        std=_per_channel(std, channels),
+        scale=scale,
+    )
+    return image, notes
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    """The image processor's; empty where there is none."""
+    if (directory / PREPROCESSOR_FILE).is_file():
+        return read_json(inside(directory, PREPROCESSOR_FILE))
+    if (directory / PROCESSOR_FILE).is_file():
+        part = read_json(inside(directory, PROCESSOR_FILE)).get("image_processor")
+        return part if isinstance(part, dict) else {}
+    return {}
+
+
+def _size(settings: dict[str, Any]) -> tuple[int, int] | None:
+    """`(height, width)` of what the processor hands on: the crop, else what it resizes to."""
+    crops = settings.get("do_center_crop", "crop_size" in settings)
+    return (_pair(settings.get("crop_size")) if crops else None) or _pair(settings.get("size"))
+
+
+def _pair(size: object) -> tuple[int, int] | None:
+    if isinstance(size, dict):
+        edge = size.get("shortest_edge")
+        size = (size.get("height", edge), size.get("width", edge))
+    if isinstance(size, int):
+        size = (size, size)
+    if isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(edge, int) and edge > 0 for edge in size):
+        return size[0], size[1]
+    return None
+
+
+def _per_channel(value: Any, channels: int) -> tuple[float, ...]:  # noqa: ANN401 - a number or a list of them
+    if not isinstance(value, list):
+        return (float(value),) * channels
+    if len(value) not in (1, channels):
+        raise UnsupportedModelError(
+            f"{PREPROCESSOR_FILE} names {len(value)} channels, {channels} are in config.json.",
+            remedy="Take the files of one model.",
+        )
+    return tuple(map(float, value * channels if len(value) == 1 else value))

@@ -1,0 +1,67 @@
+"""Classifiers of texts and models of images through the whole pipeline, and what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeq.api import export
+from edgeq.core.report import ClassDrift, EmbeddingDrift, Verdict
+from edgeq.errors import UnsupportedModelError, UsageError
+from edgeq.models.source import load
+from edgeq.runtimes.generation import Encoder
+from edgeq.runtimes.opening import open_bundle
+from tests.tiny_tasks import tiny_bert_classifier, tiny_convnext, tiny_vit
+
+
+def check(bundle: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", str(bundle / "run.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd="/")
+
+
+def test_a_text_classifier_runs_from_its_bundle_alone(tmp_path: Path) -> None:
+    report = export(tiny_bert_classifier(tmp_path / "model"), target="edge", method="mse", output=tmp_path / "bundle")
+    assert report.verdict is Verdict.PASSED, report.reason
+    assert report.model.task == "text-classification"
+    assert report.drift is not None
+    assert isinstance(report.drift.total, ClassDrift)
+    assert report.drift.total.answers == 64
+    assert 0 < report.drift.quantization.distance < 0.08
+    result = check(tmp_path / "bundle", "--check")
+    assert (result.returncode, result.stdout) == (0, "all is well\n"), result.stderr
+    said = check(tmp_path / "bundle", "The boat left the harbour.")
+    assert "class 1" in said.stdout, said.stderr
+    model = open_bundle(tmp_path / "bundle")
+    assert isinstance(model, Encoder)
+    assert model.encode(["A boat.", "Seven plus five is twelve."]).shape == (2, 3)
+
+
+def test_a_vision_transformer_embeds_images(tmp_path: Path) -> None:
+    report = export(tiny_vit(tmp_path / "model", head=False), target="edge", output=tmp_path / "bundle")
+    assert report.verdict is Verdict.PASSED, report.reason
+    assert report.model.task == "image-feature-extraction"
+    assert report.drift is not None
+    assert isinstance(report.drift.total, EmbeddingDrift)
+    assert report.drift.total.cosine_mean < 0.9999  # 4 bits are heard
+    result = check(tmp_path / "bundle", "--check")
+    assert (result.returncode, result.stdout) == (0, "all is well\n"), result.stderr
+
+
+def test_other_formats_are_refused_before_any_work(tmp_path: Path) -> None:
+    directory = tiny_convnext(tmp_path / "model")
+    with pytest.raises(UnsupportedModelError, match="does not lower models for image-classification to") as caught:
+        export(directory, target="browser", output=tmp_path / "bundle")
+    assert "--format onnx" in caught.value.remedy
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_bits_are_not_chosen_for_what_cannot_be_weighed(tmp_path: Path) -> None:
+    directory = tiny_convnext(tmp_path / "model")
+    with pytest.raises(UsageError, match="does not choose bits for image-classification"):
+        export(directory, bits="auto", max_size=10**6, output=tmp_path / "bundle")
+    with pytest.raises(UsageError, match="does not calibrate models of images"):
+        export(directory, method="distill", output=tmp_path / "bundle")
+    assert load(directory).info.labels[0] == "LABEL_0"
