@@ -57,6 +57,23 @@ class Transformer(nn.Module):
         return logits
 
 
+class Convolutional(nn.Module):
+    """A small image classifier with batch norms that have seen something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32)
+        self.body, self.head = nn.Conv2d(32, 64, 3, padding=1), nn.Linear(64, 100)
+        with torch.no_grad():
+            self.norm.running_mean.normal_(0, 0.2)  # type: ignore[union-attr]
+            self.norm.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = nn.functional.relu(self.norm(self.stem(x)))
+        logits: torch.Tensor = self.head(nn.functional.relu(self.body(hidden)).mean((2, 3)))
+        return logits
+
+
 class FixedBatch(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -126,6 +143,18 @@ def test_the_artifact_is_the_dequantized_module(method: str, tmp_path: Path) -> 
     found = places(tmp_path / "bundle" / "model")
     assert found["words.weight.codes"] == found["words.weight.codes.rows"]
     assert not any(name.startswith("head") for name in found)
+
+
+def test_a_convolutional_module_is_small_in_the_file(tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    module, inputs = Convolutional(), (torch.randn(1, 3, 16, 16),)
+    report = edgeq.export(module, inputs, target=TARGET, accuracy_level=1, output=tmp_path / "bundle")
+    assert report.verdict is Verdict.PASSED, report.reason
+    assert drift_of(report).relative_error < 1e-5
+    manifest = read_manifest(tmp_path / "bundle")
+    assert {name for name, one in manifest.weights.items() if one.is_unpacked} == {"body.weight"}
+    assert manifest.weights["body.weight"].shape == (64, 288)
+    assert "unpacked to float32 once" in report.notes[0]
 
 
 def test_a_batch_that_the_module_fixes_stays_fixed(tmp_path: Path) -> None:

@@ -142,10 +142,9 @@ _RIGHT = {_aten.mm.default: 1, _aten.matmul.default: 1, _aten.addmm.default: 2}
 def _kinds(node: torch.fx.Node, user: torch.fx.Node) -> set[str]:
     places = [index for index, argument in enumerate(user.args) if argument is node]
     shape = node.meta["val"].shape
-    if user.target in _CONVOLVING and places == [1] and shape[1] > 1:  # else depthwise
-        return {"convolution"}
     if len(shape) != 2:
-        return {"other"}
+        is_filters = user.target in _CONVOLVING and places == [1] and shape[1] > 1  # else depthwise
+        return {"convolution" if is_filters else "other"}
     if user.target == _aten.linear.default and places == [1]:
         return {"linear"}
     if user.target == _aten.embedding.default and places == [0]:

@@ -60,6 +60,27 @@ def test_weights_are_what_the_graph_does_with_them(tmp_path: Path) -> None:
     assert not any(name.startswith("idle") for name in source.info.weights)
 
 
+class Convolved(nn.Module):
+    """A convolution over channels, a depthwise one, one whose filters are summed as well, and a batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.deep = nn.Conv2d(3, 16, 3, padding="same"), nn.Conv2d(16, 16, 3, groups=16)
+        self.summed, self.norm = nn.Conv2d(16, 8, 1), nn.BatchNorm2d(8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normed: torch.Tensor = self.norm(self.summed(self.deep(self.wide(x))))
+        return normed + self.summed.weight.sum()
+
+
+def test_filters_over_channels_are_convolutions(tmp_path: Path) -> None:
+    module = Convolved()
+    source = module_source(module, weight_uses(captured(module, torch.zeros(2, 3, 8, 8)).graph), tmp_path)
+    found = {name for name, weight in source.info.weights.items() if weight.role == "convolution"}
+    assert found == {"wide.weight"}
+    assert source.info.weights["wide.weight"].outputs_inputs == (16, 27)
+
+
 def test_the_revision_follows_the_weights(tmp_path: Path) -> None:
     module = nn.Linear(8, 8)
     uses = {"weight": {"linear"}, "bias": {"other"}}
