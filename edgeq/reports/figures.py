@@ -169,7 +169,7 @@ def architectures(report: Report) -> FiguresTable | None:
 def architecture_columns(report: Report) -> str:
     """What the columns of `architectures` are."""
     rows = _architectures(report)
-    mean = "KL divergence" if rows and isinstance(rows[0].total, LanguageDrift) else "cosine"
+    mean = "cosine" if rows and isinstance(rows[0].total, EmbeddingDrift) else "KL divergence"
     return f"mean {mean}; relative error against the answers on {rows[0].architecture}" if rows else ""
 
 

@@ -9,6 +9,7 @@ from edgeq.core.report import (
     ArchitectureDrift,
     ArtifactSection,
     BackendSection,
+    ClassDrift,
     DriftSection,
     EmbeddingDrift,
     EnvironmentSection,
@@ -112,6 +113,20 @@ def encoder_report() -> Report:
                 reason="one sentence moved",
             ),
         ),
+    )
+
+
+def classifier_report() -> Report:
+    """A classifier of images that passed."""
+    drift = ClassDrift(
+        answers=32, kld_mean=0.0012, kld_max=0.043, top1_agreement=0.96875, max_abs=0.31, relative_error=0.05
+    )
+    report = passed_report()
+    return dataclasses.replace(
+        report,
+        model=dataclasses.replace(report.model, task="image-classification", architecture="ViTForImageClassification"),
+        drift=DriftSection(quantization=drift, lowering=drift, total=drift),
+        speed=SpeedSection(load_seconds=0.2, latency_ms=4.25),
     )
 
 

@@ -13,6 +13,7 @@ from edgeq.targets.profiles import available_profiles, load_profile
 from tests.reports.samples import (
     arm64_report,
     browser_report,
+    classifier_report,
     encoder_report,
     killed_report,
     passed_report,
@@ -33,7 +34,8 @@ def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "report", [passed_report(), encoder_report(), killed_report(), unvalidated_report(), browser_report()]
+    "report",
+    [passed_report(), classifier_report(), encoder_report(), killed_report(), unvalidated_report(), browser_report()],
 )
 def test_summary_fits_eighty_columns_without_colours(report: Report) -> None:
     text = printed(report)
@@ -51,6 +53,14 @@ def test_summary_of_a_language_model() -> None:
     assert "          process 754.0 MiB, of which baseline 274.0 MiB" in lines
     assert "peak_dirty_bytes      512.0 MiB  2.0 GiB  passed" in lines
     assert lines[-1] == "verdict  passed"
+
+
+def test_summary_of_a_classifier_counts_answers() -> None:
+    text = printed(classifier_report())
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "drift KL mean KL max same top-1 max |diff|" in lines
+    assert "total 0.0012 0.043 96.88 % 0.31" in lines
+    assert "KL divergence of class probabilities in nats over 32 answers" in text
 
 
 def test_summary_of_a_failed_encoder_names_the_reason() -> None:

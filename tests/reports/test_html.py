@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from html.parser import HTMLParser
 
@@ -17,7 +18,7 @@ from edgeq.core.details import (
     TokenDivergence,
     WeightGroup,
 )
-from edgeq.core.report import Gate, Report, Verdict
+from edgeq.core.report import ClassDrift, Gate, Report, Verdict
 from edgeq.errors import UsageError
 from edgeq.reports.html import LARGEST, Page, reports_to_html
 from edgeq.reports.html_drawing import Height
@@ -28,6 +29,7 @@ from tests.reports.samples import (
     MIB,
     arm64_report,
     browser_report,
+    classifier_report,
     encoder_report,
     killed_report,
     language_drift,
@@ -44,7 +46,15 @@ ALLOWED = set(
     )
 )
 VOID = {"meta", "link"}
-EVERY = (arm64_report, passed_report, encoder_report, killed_report, unvalidated_report, browser_report)
+EVERY = (
+    arm64_report,
+    passed_report,
+    classifier_report,
+    encoder_report,
+    killed_report,
+    unvalidated_report,
+    browser_report,
+)
 
 
 class Read(HTMLParser):
@@ -352,3 +362,14 @@ def test_more_reports_than_fit_are_an_error() -> None:
         reports_to_html([Page(report=browser_report())] * 200)
     with pytest.raises(UsageError, match="no report to show"):
         reports_to_html([])
+
+
+def test_a_classifier_s_drift_is_told_by_its_answers() -> None:
+    text = page_of(classifier_report()).text
+    assert "31 of 32 answers are the original's own first choice" in text
+    assert "96.9 %" in text
+    assert "nats per answer" in text
+    broken = classifier_report().drift
+    assert broken is not None
+    assert isinstance(broken.total, ClassDrift)
+    assert "no chance at all" in drift_sentence(dataclasses.replace(broken.total, kld_mean=math.inf))

@@ -13,6 +13,7 @@ from edgeq.errors import CorruptInputError, UsageError
 from edgeq.reports.json import read_report, report_from_dict, report_to_dict, report_to_json
 from tests.reports.samples import (
     arm64_report,
+    classifier_report,
     encoder_report,
     killed_report,
     language_drift,
@@ -25,6 +26,7 @@ REPORTS = [
     arm64_report(ran=False),
     passed_report(),
     encoder_report(),
+    classifier_report(),
     killed_report(),
     unvalidated_report(),
 ]
