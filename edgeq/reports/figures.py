@@ -154,6 +154,9 @@ def drift_sample(report: Report) -> str:
         )
     if isinstance(total, ClassDrift):
         return f"KL divergence of class probabilities in nats over {total.answers:,} answers"
+    if total.outputs:
+        errors = ", ".join(f"{name} {number(output.relative_error)}" for name, output in total.outputs.items())
+        return f"of the worst output, over {total.sentences:,} answers; total relative error of each: {errors}"
     return f"over {total.sentences:,} {'pictures' if report.model.task.startswith('image') else 'sentences'}"
 
 

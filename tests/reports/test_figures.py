@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from edgeq.core.report import Gate, Verdict
+from edgeq.core.report import EmbeddingDrift, Gate, OutputDrift, Verdict
 from edgeq.reports import figures
-from tests.reports.samples import killed_report, passed_report, unvalidated_report
+from tests.reports.samples import encoder_report, killed_report, passed_report, unvalidated_report
 
 
 @pytest.mark.parametrize(
@@ -80,3 +80,19 @@ def test_nothing_ran() -> None:
     assert figures.drift(report) is None
     assert figures.drift_sample(report) == ""
     assert figures.speed(report.speed) == "not measured"
+
+
+def test_a_module_s_drift_names_each_output() -> None:
+    report = encoder_report()
+    assert report.drift is not None
+    assert isinstance(report.drift.total, EmbeddingDrift)
+    assert figures.drift_sample(report) == f"over {report.drift.total.sentences} sentences"
+    outputs = {
+        name: OutputDrift(cosine_mean=1.0, cosine_min=1.0, relative_error=error, max_abs=1.0)
+        for name, error in (("hidden", 0.0125), ("score", 0.5))
+    }
+    total = dataclasses.replace(report.drift.total, outputs=outputs)
+    said = figures.drift_sample(dataclasses.replace(report, drift=dataclasses.replace(report.drift, total=total)))
+    assert said == (
+        f"of the worst output, over {total.sentences} answers; total relative error of each: hidden 0.0125, score 0.5"
+    )
