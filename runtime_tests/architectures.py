@@ -13,7 +13,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from edgeq import export
-from edgeq.core.report import Report
 from edgeq.errors import EdgeqError
 from runtime_tests.families import ENCODERS, GPT, HEADS, LANGUAGE_MODELS, WINDOW, Family, save_random
 from tests.readme import README
@@ -104,7 +103,7 @@ class Row:
         return f"`{self.architecture}`", self.task, self.verdict, drift, self.reason.replace("|", "\\|")
 
 
-def measure(name: str, directory: Path) -> tuple[Row, Report | None]:
+def measure(name: str, directory: Path) -> Row:
     """Make, export and validate the architecture in `directory`. An error of edgeq's is the row's reason."""
     family = ARCHITECTURES[name]
     source = save_random(family, directory / "source")
@@ -120,10 +119,10 @@ def measure(name: str, directory: Path) -> tuple[Row, Report | None]:
             output=directory / "bundle",
         )
     except EdgeqError as error:
-        return Row(architecture=name, task=family.task, verdict="refused", drift=None, reason=error.what), None
+        return Row(architecture=name, task=family.task, verdict="refused", drift=None, reason=error.what)
     drift = report.drift.lowering.relative_error if report.drift else None
     reason = report.reason.replace("\n", " ")
-    return Row(architecture=name, task=family.task, verdict=str(report.verdict), drift=drift, reason=reason), report
+    return Row(architecture=name, task=family.task, verdict=str(report.verdict), drift=drift, reason=reason)
 
 
 def table(rows: Iterable[tuple[str, ...]]) -> str:
@@ -155,7 +154,7 @@ def main() -> None:
     chosen = [name for name in ARCHITECTURES if any(fnmatchcase(name, pattern) for pattern in options.only)]
     for index, name in enumerate(chosen, start=1):
         with tempfile.TemporaryDirectory(prefix="edgeq-") as directory:
-            row, _ = measure(name, Path(directory))
+            row = measure(name, Path(directory))
         print(f"[{index}/{len(chosen)}]", *row.cells(), sep="  ", flush=True)
         if options.write:
             README.write_text(with_rows(README.read_text(encoding="utf-8"), [row]), encoding="utf-8")

@@ -12,7 +12,7 @@ from edgeq.bundle import android
 from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.memory import required_bytes
 from edgeq.bundle.text import fill, installed_version, size_text, template
-from edgeq.core.artifact import FileEntry
+from edgeq.core.artifact import FileEntry, Interface, TensorSpec
 from edgeq.errors import InternalError, RuntimeUnavailableError
 from tests.bundle.samples import encoder_interface, generator_interface, staged_bundle
 from tests.bundle.sources import texts_in
@@ -50,6 +50,23 @@ def test_encoder_is_the_golden_one(tmp_path: Path) -> None:
     written = texts(staged.directory)
     assert written["EdgeqModel.kt"] == (GOLDEN / "EdgeqModel.encoder.kt").read_text(encoding="utf-8")
     assert "model.encode(sentenceIds)" in written["README.md"]
+
+
+def test_a_module_names_its_tensors(tmp_path: Path) -> None:
+    tensors = (
+        TensorSpec(name="pixels", dtype="float32", shape=("batch", 3, 8, 8)),
+        TensorSpec(name="score", dtype="float32", shape=("batch", 1)),
+    )
+    interface = Interface(
+        task="module", inputs=("pixels",), outputs=("score",), vocabulary=0, context_length=0, tensors=tensors
+    )
+    written = texts(staged_bundle(tmp_path / "work", tmp_path / "bundle", interface=interface).directory)
+    kotlin = written["EdgeqModel.kt"]
+    assert " * pixels: float32 [batch, 3, 8, 8]\n * gives score: float32 [batch, 1]\n" in kotlin
+    assert kotlin.count("{") == kotlin.count("}")
+    assert not re.search(r"@[A-Z_]+@", kotlin)
+    assert 'model.run(mapOf("pixels" to tensor))' in written["README.md"]
+    assert "Token ids" not in written["README.md"]
 
 
 def test_kotlin_copies_exactly_the_files_of_the_root(generator: tuple[Manifest, dict[str, str]]) -> None:
