@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 import edgeq
+from edgeq.cli.settings import as_task
 from edgeq.errors import UnknownNameError, UsageError
+from tests.tiny_models import tiny_llama
 
 X = (torch.zeros(2, 64),)
 
@@ -41,6 +43,13 @@ def test_what_does_not_go_with_a_module(tmp_path: Path, options: dict[str, Any],
     with pytest.raises(UsageError, match=message):
         edgeq.export(**arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_is_no_module(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'module' is that of a torch module"):
+        edgeq.export(tiny_llama(tmp_path / "model"), task="module", output=tmp_path / "bundle")
+    with pytest.raises(UnknownNameError, match="task has no value 'module'"):
+        as_task("module")
 
 
 def test_an_unknown_method_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from edgeq.bundle.stage import bundle_name
-from edgeq.core.model import Task
+from edgeq.core.model import DIRECTORY_TASKS, Task
 from edgeq.core.recipe import Effort
 from edgeq.errors import UsageError
 from edgeq.models.demo_model import DEMO_NAME
@@ -219,7 +219,7 @@ def _option(key: str, value: object, path: Path, where: str) -> object:
     if key in ("calibration", "evaluation", "recipe"):
         return _file(key, value, path, where)
     if isinstance(value, str) and key in ("task", "effort"):
-        return one_of(value, get_args(Task if key == "task" else Effort), option=f"{where}: {key}")
+        return one_of(value, DIRECTORY_TASKS if key == "task" else get_args(Effort), option=f"{where}: {key}")
     if (key, value) == ("bits", "auto"):
         return value
     # The exact type, as True is an integer to isinstance.

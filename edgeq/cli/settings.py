@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from edgeq.core.model import Task
+from edgeq.core.model import DIRECTORY_TASKS, Task
 from edgeq.core.recipe import Effort
 from edgeq.core.target import Architecture
 from edgeq.errors import UsageError
@@ -54,8 +54,7 @@ LIMITS = ("max_memory", "max_size", "max_drift")
 
 def as_task(text: str) -> Task:
     """A task's name, checked. Raises UnknownNameError."""
-    known = tuple(task for task in get_args(Task) if task != "module")  # a module comes by Python alone
-    return cast("Task", one_of(text, known, option="task"))
+    return cast("Task", one_of(text, DIRECTORY_TASKS, option="task"))
 
 
 def as_architecture(text: str) -> Architecture:

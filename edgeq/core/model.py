@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from edgeq.core.images import ImageInput
 from edgeq.core.recipe import Role
@@ -20,6 +20,8 @@ Task = Literal[
     "module",
 ]
 """What a model is for. `module` is a plain torch module: tensors in, tensors out, no tokens."""
+DIRECTORY_TASKS: tuple[Task, ...] = tuple(task for task in get_args(Task) if task != "module")
+"""Those of checkpoints: a plain module comes by Python alone."""
 Pooling = Literal["none", "mean", "cls", "max", "lasttoken"]
 
 

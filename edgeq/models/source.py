@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from edgeq.core.model import ModelInfo, Task, WeightInfo
 from edgeq.core.task import TASKS, takes_pixels
-from edgeq.errors import SourceNotFoundError, UnsupportedModelError
+from edgeq.errors import SourceNotFoundError, UnsupportedModelError, UsageError
 from edgeq.models.architecture import CONFIG_FILE, build_module, context_length, detect_task, read_config
 from edgeq.models.checkpoint import inside, open_checkpoint, read_json
 from edgeq.models.demo_model import DEMO_NAME, demo_directory
@@ -73,9 +73,13 @@ class SourceModel:
 def load(source: str | Path | None, *, task: Task | None = None) -> SourceModel:
     """Open a model: a directory, a hub id, or None for the embedded demo model. No weight is read.
 
-    `task` overrides what the checkpoint says it is for. Raises SourceNotFoundError, UnsupportedModelError,
+    `task` overrides what the checkpoint says it is for. Raises UsageError, SourceNotFoundError, UnsupportedModelError,
     UnsafeInputError and CorruptInputError.
     """
+    if task == "module":
+        raise UsageError(
+            "The task 'module' is that of a torch module.", remedy="Call edgeq.export(module, example_inputs)."
+        )
     directory, label = locate(source)
     config = read_config(directory)
     task = task or detect_task(directory)
