@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 CONFIG_FILE = "config.json"
+EXPERTS = "batched_mm"
+"""How a trace writes mixtures of experts: without loops over those that the tokens chose."""
 
 
 def read_config(directory: Path) -> PreTrainedConfig:
@@ -132,6 +134,8 @@ def build_module(
     config = read_config(directory)
     model_class = _model_class(config, task)
     options: dict[str, Any] = {"dtype": torch.float32, **construction_options(model_class, config, task)}
+    if model_class._can_set_experts_implementation():
+        options["experts_implementation"] = EXPERTS
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     try:

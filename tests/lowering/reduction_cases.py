@@ -92,6 +92,14 @@ REDUCTIONS = (
         _call(aten.norm.ScalarOpt_dim, 2, [-1]),
         _call(aten.norm.ScalarOpt_dim, None, [1], True),
     ),
+    _on(
+        "the largest and smallest",
+        X,
+        _call(aten.topk.default, 2),
+        _call(aten.topk.default, 1, 0),
+        _call(aten.topk.default, 3, -1, False),
+    ),
+    _on("the largest of ints", exactly([3, 1, 2], [-1, 5, 0]), _call(aten.topk.default, 2, 1)),
     _on("running sums", X, _call(aten.cumsum.default, -1), _call(aten.cumsum.default, 0)),
     _on("running sums of ints", INTS, _call(aten.cumsum.default, 1)),
     _on(

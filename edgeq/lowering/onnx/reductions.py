@@ -80,6 +80,14 @@ def _cumulative_sum(t: Translator, node: fx.Node) -> ir.Value:
     return t.graph.op("CumSum", t.value(arguments(node)[0], dtype), t.value(arguments(node)[1], torch.int64))
 
 
+def _largest(t: Translator, node: fx.Node) -> tuple[ir.Value, ...]:
+    """`topk`: values and positions of the k largest, or smallest, in order."""
+    attributes = {"axis": option(node, 2, "dim", -1)}
+    attributes |= {"largest": int(option(node, 3, "largest", True)), "sorted": int(option(node, 4, "sorted", True))}
+    count = t.integer(arguments(node)[1])
+    return t.graph.multi_op("TopK", t.value(arguments(node)[0]), count, outputs=2, attributes=attributes)
+
+
 REDUCTIONS: dict[Any, Converter] = {
     aten.mean.dim: _reduction("ReduceMean"),
     aten.sum.dim_IntList: _reduction("ReduceSum"),
@@ -97,4 +105,5 @@ REDUCTIONS: dict[Any, Converter] = {
     aten.linalg_vector_norm.default: _norm,
     aten.norm.ScalarOpt_dim: _norm,
     aten.cumsum.default: _cumulative_sum,
+    aten.topk.default: _largest,
 }
