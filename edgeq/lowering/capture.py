@@ -149,6 +149,11 @@ class _LanguageModel(nn.Module):
         super().__init__()
         self.model, self.updated_layers, self.plain = model, updated_layers, plain
         self.accepted = set(inspect.signature(model.forward).parameters)
+        if "past_key_values" not in self.accepted:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} keeps no key-value cache, and text is generated with one.",
+                remedy="Use a model that attends to a cache.",
+            )
 
     def forward(
         self,

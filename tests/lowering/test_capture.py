@@ -148,11 +148,23 @@ def test_nothing_stays_registered(tmp_path: Path) -> None:
     _assert_clean()
 
 
+@pytest.mark.parametrize(("model_type", "options"), [("mamba", {"state_size": 4}), ("openai-gpt", GPT_NAMES)])
+def test_a_model_without_a_key_value_cache_is_refused(model_type: str, options: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="keeps no key-value cache"):
+        captured(tmp_path, model_type, **options)
+
+
+def test_experts_are_captured_without_loops(tmp_path: Path) -> None:
+    model = captured(tmp_path, "mixtral", num_local_experts=4, num_experts_per_tok=2)
+    assert len(nodes(model, torch.ops.aten.topk.default)) == 2
+    assert not any("grouped_mm" in str(node.target) for node in model.program.graph.nodes)
+
+
 def test_a_model_that_cannot_be_traced_is_one_clear_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
     with pytest.raises(UnsupportedModelError, match="torch could not trace") as caught:
-        captured(tmp_path, "mamba")
+        captured(tmp_path, "jamba")
     assert "\n" not in str(caught.value)
     assert "Traceback" not in capfd.readouterr().err
     assert [str(w.message) for w in recwarn if w.category is FutureWarning] == []
