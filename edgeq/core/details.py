@@ -37,6 +37,25 @@ class TokenDivergence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LayerDivergence:
+    """How far the hidden states that leave a block are from the float model's, by its place in the forward.
+
+    relative_error: root of the squared differences' sum over that of the squares; cosine: mean over tokens.
+    """
+
+    layer: int
+    relative_error: float
+    cosine: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceDetails:
+    """What the reference run tells beside its outputs: `layers` of the dequantized model against the float one."""
+
+    layers: tuple[LayerDivergence, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class NextWord:
     """One candidate for what follows, and its probability from 0 to 1."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from edgeq.core.artifact import FileEntry
-from edgeq.core.details import Answer, MemorySample, TokenDivergence
+from edgeq.core.details import Answer, LayerDivergence, MemorySample, TokenDivergence
 from edgeq.core.scheme import Codebook
 from edgeq.errors import CorruptInputError
 
@@ -184,7 +184,7 @@ class DriftSection:
     artifact in its runtime. total: float model against the artifact. tokens: those of one text; answers: to the
     beginnings of some; both empty for encoders and where there is no tokenizer. architectures: where the device has
     another instruction set than this machine, this machine's first; what is judged is then the second one's, if it
-    ran."""
+    ran. layers: of the quantization; empty where the model's blocks are not one list."""
 
     quantization: Drift
     lowering: Drift
@@ -192,6 +192,7 @@ class DriftSection:
     tokens: tuple[TokenDivergence, ...] = ()
     answers: tuple[Answer, ...] = ()
     architectures: tuple[ArchitectureDrift, ...] = ()
+    layers: tuple[LayerDivergence, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

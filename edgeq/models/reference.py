@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,8 +19,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeq.core.details import ReferenceDetails
 from edgeq.core.images import pictures
 from edgeq.core.model import Task
+from edgeq.core.records import to_plain
 from edgeq.core.task import takes_pixels
 from edgeq.errors import (
     EXIT_BAD_INPUT,
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
     from edgeq.store import QuantizedModel
 
 FLOAT, DEQUANTIZED = "float", "dequantized"
-INPUTS_FILE = "inputs.json"
+INPUTS_FILE, DETAILS_FILE = "inputs.json", "details.json"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin while they wait make a busy machine ten times slower
 
@@ -57,7 +60,8 @@ class ReferenceRequest:
 def run_reference(
     *, source: Path, store: Path | None, task: Task, sequences: Iterable[tuple[int, ...]], output: Path
 ) -> None:
-    """Write `inputs.json`, `float/0000.npy` ... and, with a store, `dequantized/0000.npy` ... into `output`.
+    """Write `inputs.json`, `float/0000.npy` ... and, with a store, `dequantized/0000.npy` ... into `output`, and
+    `details.json` as ReferenceDetails describes it.
 
     Each array is float32: logits `[tokens, vocabulary]`, the pooled and normalised embedding `[dimension]`
     (`[tokens, dimension]` without pooling), or a classifier's logits `[labels]`, `[tokens, labels]` for tokens. For
@@ -131,6 +135,7 @@ def compute(request: ReferenceRequest) -> None:
     import torch
 
     from edgeq.models.architecture import load_module
+    from edgeq.models.layers import LayerStates
 
     source, output = Path(request.source), Path(request.output)
     model, missing = load_module(source, request.task, dtype="float32")
@@ -140,13 +145,19 @@ def compute(request: ReferenceRequest) -> None:
     with output_errors(output):
         output.mkdir(parents=True, exist_ok=True)
         (output / INPUTS_FILE).write_text(json.dumps(inputs))
-    with torch.inference_mode():
-        _forward_all(model, request, output / FLOAT)
+    with tempfile.TemporaryDirectory(dir=output) as scratch, torch.inference_mode():
+        states = LayerStates(Path(scratch))
+        with states.recording(model):
+            _forward_all(model, request, output / FLOAT)
         if request.store is not None:
             from edgeq.store import QuantizedModel
 
             _replace_weights(model, QuantizedModel.open(Path(request.store)))
-            _forward_all(model, request, output / DEQUANTIZED)
+            with states.comparing(model):
+                _forward_all(model, request, output / DEQUANTIZED)
+    details = ReferenceDetails(layers=states.divergences())
+    with output_errors(output):
+        (output / DETAILS_FILE).write_text(json.dumps(to_plain(details), allow_nan=False))
 
 
 def _replace_weights(model: torch.nn.Module, store: QuantizedModel) -> None:

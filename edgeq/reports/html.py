@@ -16,6 +16,7 @@ from edgeq.reports.html_extras import (
     architectures_section,
     backends_section,
     files_section,
+    layers_section,
     notes_section,
     tokens_section,
 )
@@ -67,7 +68,7 @@ def reports_to_html(pages: Sequence[Page]) -> str:
 
 def _brief(page: Page) -> Page:
     report = page.report
-    drift = report.drift and replace(report.drift, tokens=(), answers=())
+    drift = report.drift and replace(report.drift, tokens=(), answers=(), layers=())
     report = replace(report, drift=drift, artifact=replace(report.artifact, files=()))
     return Page(report=report, details=Details(weight_groups=page.details.weight_groups))
 
@@ -109,6 +110,7 @@ def _article(page: Page, index: int, *, single: bool) -> Markup:
         architectures_section(report),
         answers_section(report),
         tokens_section(report),
+        layers_section(report),
         speed_section(report),
         backends_section(report),
         notes_section(report),

@@ -1,22 +1,24 @@
-"""Pictures of drift: its parts against their limits, and what it is by token."""
+"""Pictures of drift: its parts against their limits, and what it is by token and by layer."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 
-from edgeq.core.details import TokenDivergence
+from edgeq.core.details import LayerDivergence, TokenDivergence
 from edgeq.core.report import Drift, DriftSection, EmbeddingDrift, Gate, LanguageDrift
 from edgeq.reports.figures import number
 from edgeq.reports.html_drawing import Across, drawing, logarithmic, powers, text, upright
 from edgeq.reports.html_markup import Child, Markup, classed, element
 from edgeq.reports.html_words import DRIFT_WORDS
 
-ROW = 54
+ROW, LAYERS = 54, 150
 MOST_TOKENS = 400
 TINTS = (0.01, 0.05, 0.2, 1.0)
 """From what divergence on a token is drawn darker, in nats."""
 _LOWEST = -7
+_ALL_NAMED = 6
+"""Blocks up to which each column has its figure above it."""
 
 
 def drift_ranges(section: DriftSection, gates: Sequence[Gate]) -> Markup:
@@ -58,6 +60,31 @@ def token_strip(tokens: Sequence[TokenDivergence]) -> Markup:
 def tint(divergence: float) -> int:
     """From 0, nothing to see, to 4."""
     return sum(1 for bound in TINTS if not divergence < bound)
+
+
+def layer_columns(layers: Sequence[LayerDivergence]) -> Markup:
+    """The error that leaves each block, first block on the left."""
+    most = max((layer.relative_error for layer in layers if math.isfinite(layer.relative_error)), default=0.0) or 1.0
+    step = 100 / len(layers)
+    every = max(1, -(-len(layers) // 12))
+    base, top = LAYERS - 24, 22
+    worst = max(range(len(layers)), key=lambda index: layers[index].relative_error)
+    parts: list[Child] = []
+    for index, layer in enumerate(layers):
+        height = (base - top) * min(layer.relative_error / most, 1.0)
+        box = {"x": f"{index * step + step * 0.12:.2f}%", "width": f"{step * 0.76:.2f}%", "y": f"{base - height:.1f}"}
+        words = f"block {layer.layer}: {number(layer.relative_error)}, cosine {layer.cosine:.4f}"
+        note = element("title", {}, words)
+        parts.append(element("rect", {**box, "height": f"{height:.1f}", "class": "bar", "rx": "2"}, note))
+        if index % every == 0:
+            parts.append(text((index + 0.5) * step, LAYERS - 7, f"{layer.layer}", "tick"))
+        if index == worst or len(layers) <= _ALL_NAMED:
+            anchor = "middle"
+            if len(layers) > _ALL_NAMED:
+                anchor = "start" if index < len(layers) / 4 else "end" if index > 3 * len(layers) / 4 else "middle"
+            parts.append(text((index + 0.5) * step, base - height - 6, number(layer.relative_error), "value", anchor))
+    said = f"Error after each of {len(layers)} blocks; most after block {layers[worst].layer}"
+    return drawing(LAYERS, f"{said}, {number(layers[worst].relative_error)}.", *parts)
 
 
 def drift_key() -> Markup:

@@ -191,7 +191,7 @@ def _backend(configuration: Configuration, judged: Judgement) -> BackendSection:
         verdict=Verdict.NOT_VALIDATED if judged.missing else verdict,
         reason=judged.missing or reason,
         memory=judged.memory and replace(judged.memory, samples=()),
-        drift=judged.drift and replace(judged.drift, tokens=(), answers=()),
+        drift=judged.drift and replace(judged.drift, tokens=(), answers=(), layers=()),
         speed=judged.speed,
         gates=judged.gates,
         facts=judged.facts,

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgeq.core.details import ReferenceDetails
 from edgeq.core.model import Task
+from edgeq.core.records import from_plain, to_plain
 from edgeq.core.task import TASKS
 from edgeq.errors import CorruptInputError
 from edgeq.files import output_errors, save_array
 from edgeq.validation.drift import log_softmax
 
-INPUTS_NAME = "inputs.json"
+INPUTS_NAME, DETAILS_NAME = "inputs.json", "details.json"
 MINIMUM_POSITIONS = 32
 SUBSET_SEQUENCES = 4
 Values = npt.NDArray[np.floating[Any]]
@@ -25,7 +27,8 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceSet:
-    """A directory with `inputs.json`, `float/NNNN.npy` and `dequantized/NNNN.npy`, one array per sequence.
+    """A directory with `inputs.json`, `float/NNNN.npy` and `dequantized/NNNN.npy`, one array per sequence, and
+    `details.json` as ReferenceDetails describes it.
 
     text-generation: logits float32 `[tokens, vocabulary]`; `float` may hold float16 log-probabilities instead.
     feature-extraction: the embedding float32 `[dim]`, or `[tokens, dim]` where the checkpoint pools nothing.
@@ -57,6 +60,17 @@ class ReferenceSet:
     def dequantized_values(self, index: int) -> Values:
         """What the dequantized model says about sequence `index`, memory-mapped. Raises CorruptInputError."""
         return self._read("dequantized", index)
+
+    def details(self) -> ReferenceDetails:
+        """What is shown and judged by nothing; empty where there is no such file. Raises CorruptInputError."""
+        path = self.directory / DETAILS_NAME
+        if not path.exists():
+            return ReferenceDetails()
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise _corrupt(self.directory, f"{DETAILS_NAME} is unreadable") from error
+        return from_plain(ReferenceDetails, data, str(path))
 
     def leading(self, tokens: int | None) -> ReferenceSet:
         """The first whole sequences with at least so many tokens together; all for None."""
@@ -91,6 +105,7 @@ class ReferenceSet:
         kept = [list(sequence[:length]) for sequence, length in zip(self.sequences, lengths, strict=False)]
         with output_errors(directory):
             (directory / INPUTS_NAME).write_text(json.dumps({"task": self.task, "sequences": kept}) + "\n")
+            (directory / DETAILS_NAME).write_text(json.dumps(to_plain(self.details())) + "\n")
 
     def _subset_lengths(self, max_bytes: int) -> list[int]:
         """How many tokens of which leading sequences a subset keeps."""

@@ -281,6 +281,7 @@ def _drift(references: ReferenceSet, answers: Path, decode: Decode | None) -> Dr
         total=_compare(references, original, artifact),
         tokens=tokens_of(references.sequences[0], original[0], dequantized[0], artifact[0], shown) if shown else (),
         answers=answers_of(references.sequences, original, artifact, shown) if shown else (),
+        layers=references.details().layers,
     )
 
 

@@ -13,6 +13,7 @@ from edgeq.core.artifact import FileEntry
 from edgeq.core.details import (
     Answer,
     Details,
+    LayerDivergence,
     MemorySample,
     NextWord,
     TokenDivergence,
@@ -115,10 +116,11 @@ def recorded(report: Report) -> Report:
         TokenDivergence(text=" upon", quantization=0.5, lowering=0.0, total=0.5),
     )
     answers = (Answer(prompt="The cat sat on the", original=(word(" mat"),), exported=(word(" hat"),)),)
+    layers = tuple(LayerDivergence(layer=i, relative_error=e, cosine=1 - e) for i, e in enumerate((0.01, 0.03)))
     return dataclasses.replace(
         report,
         memory=dataclasses.replace(report.memory, samples=samples),
-        drift=dataclasses.replace(report.drift, tokens=tokens, answers=answers),
+        drift=dataclasses.replace(report.drift, tokens=tokens, answers=answers, layers=layers),
     )
 
 
@@ -303,13 +305,25 @@ def test_samples_take_the_place_of_phases() -> None:
 
 
 def test_details_are_shown_where_they_are_known_only() -> None:
-    titles = ("Where the bytes are", "Change by token", "The same prompt")
+    titles = ("Where the bytes are", "Change by token", "Change by layer", "The same prompt")
     with_details = page_of(recorded(passed_report()), full_details()).text
     without = page_of(passed_report()).text
     assert [title for title in titles if title not in with_details] == []
     assert [title for title in titles if title in without] == []
     assert "Everything else takes most: 75 % of 4.0 MiB" in with_details
+    assert "keeps 0.9700 of its direction" in with_details
     assert "Most after \u201cupon\u201d: 0.5 nats" in with_details
+
+
+def test_the_block_that_leaves_most_is_the_highest_column() -> None:
+    layers = tuple(LayerDivergence(layer=index, relative_error=index % 7 / 100, cosine=0.9) for index in range(30))
+    report = recorded(passed_report())
+    assert report.drift is not None
+    page = page_of(dataclasses.replace(report, drift=dataclasses.replace(report.drift, layers=layers)))
+    (chart,) = [one for one in page.named("svg") if (one.get("aria-label") or "").startswith("Error after each")]
+    assert chart["aria-label"] == "Error after each of 30 blocks; most after block 6, 0.06."
+    heights = [float(one["height"] or 0) for one in page.named("rect") if one.get("class") == "bar"][-30:]
+    assert [heights.index(max(heights)), min(heights)] == [6, 0.0]
 
 
 @pytest.mark.parametrize(("divergence", "step"), [(0.0, 0), (0.01, 1), (0.19, 2), (5.0, 4), (float("nan"), 4)])

@@ -59,7 +59,9 @@ def test_field_names_are_those_of_the_design() -> None:
         "backend",
         "survived",
     } <= set(plain["memory"])
-    assert set(plain["drift"]) == {"quantization", "lowering", "total", "tokens", "answers", "architectures"}
+    assert set(plain["drift"]) == {
+        "quantization", "lowering", "total", "tokens", "answers", "architectures", "layers",
+    }  # fmt: skip
     assert {"kld_mean", "kld_p999", "kld_max", "top1_agreement", "perplexity_ratio"} <= set(plain["drift"]["total"])
     assert {"name", "value", "limit", "verdict"} <= set(plain["gates"][0])
     assert set(plain["environment"]) == {"runtime", "runtime_version", "platform", "python"}

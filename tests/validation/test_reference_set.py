@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from edgeq.core.details import LayerDivergence, ReferenceDetails
+from edgeq.core.records import to_plain
 from edgeq.errors import CorruptInputError
 from edgeq.validation.drift import language_drift, log_softmax
-from edgeq.validation.reference_set import ReferenceSet
+from edgeq.validation.reference_set import DETAILS_NAME, ReferenceSet
 
 
 def write_language(directory: Path, *, lengths: tuple[int, ...] = (70, 50, 60), vocabulary: int = 40) -> ReferenceSet:
@@ -96,7 +99,7 @@ def test_a_subset_has_the_same_bytes_each_time(tmp_path: Path) -> None:
         whole.write_subset(tmp_path / name)
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file())
     assert all((tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
-    assert len(files) == 7
+    assert len(files) == 8
 
 
 @pytest.mark.parametrize(
@@ -148,3 +151,16 @@ def test_leading_keeps_whole_sequences(tmp_path: Path) -> None:
     assert references.leading(3).sequences == ((1, 2, 3),)
     assert references.leading(4).sequences == ((1, 2, 3), (4,))
     assert references.leading(100).sequences == references.sequences
+
+
+def test_what_is_shown_beside_the_outputs_goes_into_a_subset(tmp_path: Path) -> None:
+    whole = write_language(tmp_path / "whole")
+    assert whole.details() == ReferenceDetails()
+    details = ReferenceDetails(layers=(LayerDivergence(layer=0, relative_error=math.inf, cosine=0.5),))
+    (whole.directory / DETAILS_NAME).write_text(json.dumps(to_plain(details)))
+    whole.write_subset(tmp_path / "subset")
+    assert ReferenceSet.open(tmp_path / "subset").details() == details
+    for broken in ("{", '{"layers": 1}', '{"later": []}'):
+        (whole.directory / DETAILS_NAME).write_text(broken)
+        with pytest.raises(CorruptInputError):
+            whole.details()
