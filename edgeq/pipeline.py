@@ -6,7 +6,7 @@ load -> plan -> quantize -> lower -> stage -> validate -> seal
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeq import summary
@@ -35,6 +35,7 @@ from edgeq.reports.json import read_report, report_to_json
 from edgeq.reports.markdown import report_to_markdown
 from edgeq.runtimes.opening import runtime_of
 from edgeq.store import QuantizedModel
+from edgeq.summary import Origin
 from edgeq.targets.profiles import ALL_FORMATS, formats_of, load_profile, with_accuracy_level
 from edgeq.validation import validate_bundle
 from edgeq.validation.gates import Criteria, check_drift_limit
@@ -72,7 +73,7 @@ def build(model: SourceModel, job: Job, progress: Progress) -> tuple[Report, ...
     if job.validate:
         evaluation_inputs(model.directory, model.info, job.evaluation)  # raises before the work what it would after it
     with workplace(job.output) as work:
-        recipe = recipe_within(
+        fitted = recipe_within(
             model,
             job.recipe,
             job.target,
@@ -82,9 +83,10 @@ def build(model: SourceModel, job: Job, progress: Progress) -> tuple[Report, ...
             progress=progress,
         )
         store, notes = quantize_model(
-            model, recipe, job.target, job.formats, work / STORE, calibration=job.calibration, progress=progress
+            model, fitted.recipe, job.target, job.formats, work / STORE, calibration=job.calibration, progress=progress
         )
-        return _bundles(store, model, job, work, progress, notes=(*model.notes, *notes))
+        origin = Origin(notes=(*model.notes, *notes), frontier=fitted.frontier)
+        return _bundles(store, model, job, work, progress, origin=origin)
 
 
 def _bundles(
@@ -94,11 +96,11 @@ def _bundles(
     work: Path,
     progress: Progress,
     *,
-    notes: tuple[str, ...],
+    origin: Origin,
 ) -> tuple[Report, ...]:
     """The second half of the pipeline: from a store to sealed bundles."""
     references = make_references(store, model, job, work / "reference", progress)
-    return tuple(make_bundle(store, references, job, one, notes, work=work, progress=progress) for one in job.formats)
+    return tuple(make_bundle(store, references, job, one, origin, work=work, progress=progress) for one in job.formats)
 
 
 def make_bundle(
@@ -106,7 +108,7 @@ def make_bundle(
     references: ReferenceSet | None,
     job: Job,
     format: Format,
-    notes: tuple[str, ...],
+    origin: Origin,
     *,
     work: Path,
     progress: Progress,
@@ -127,7 +129,8 @@ def make_bundle(
                 reference=references.directory,
                 progress=progress,
             )
-        report = summary.report_of(store, staged, job.target, measurement, (*notes, *artifact.notes))
+        origin = replace(origin, notes=(*origin.notes, *artifact.notes))
+        report = summary.report_of(store, staged, job.target, measurement, origin)
         seal(staged, report, report_json=report_to_json(report), report_md=report_to_markdown(report))
     progress.note(f"the bundle is at {output}")
     return report
@@ -233,9 +236,12 @@ def quantize(
     progress.stage("loading")
     source = load(model, task=task)
     formats = formats_of(profile, format)
-    chosen = recipe_within(source, chosen, profile, formats, budget=budget, calibration=calibration, progress=progress)
+    fitted = recipe_within(source, chosen, profile, formats, budget=budget, calibration=calibration, progress=progress)
     with undone(output.resolve()) if is_new else nullcontext():
-        return quantize_model(source, chosen, profile, formats, output, calibration=calibration, progress=progress)[0]
+        made = quantize_model(
+            source, fitted.recipe, profile, formats, output, calibration=calibration, progress=progress
+        )
+        return made[0]
 
 
 def lower(
@@ -267,8 +273,8 @@ def lower(
     check_places(job)
     with workplace(job.output) as work:
         model = _original(quantized) if validate else None
-        notes = () if model is None else model.notes
-        return _bundles(quantized, model, job, work, progress or SilentProgress(), notes=notes)[0]
+        origin = Origin(notes=() if model is None else model.notes)
+        return _bundles(quantized, model, job, work, progress or SilentProgress(), origin=origin)[0]
 
 
 def validate(

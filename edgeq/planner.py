@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeq.core.frontier import FrontierPoint, PlanReport
-from edgeq.core.model import ModelInfo, Task
+from edgeq.core.frontier import Frontier, PlanReport
+from edgeq.core.model import Task
 from edgeq.core.recipe import Recipe
 from edgeq.core.target import Format, TargetProfile
 from edgeq.costs import bits_costs, context_of
 from edgeq.errors import UsageError
 from edgeq.models.source import load, locate
 from edgeq.models.structure import Structure, has_weights, read_structure
-from edgeq.planning import Budget, fit, survey
+from edgeq.planning import Budget, drift_unit, fit, frontier_of, survey
 from edgeq.progress import Progress, SilentProgress
-from edgeq.quantization.allocate import plan_for
-from edgeq.quantization.budget import Allocation, Choices, frontier
 from edgeq.targets.profiles import formats_of, load_profile
-
-UNIFORM_BITS = (2, 3, 4, 8)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +71,7 @@ def plan(
         structure,
         profile,
         formats[0],
-        found=found,
-        chosen=None if planned is None else planned.allocation,
+        found=frontier_of(found, source.info, profile, formats[:1], None if planned is None else planned.allocation),
         bundle_bytes=0 if planned is None else planned.bundle_bytes,
     )
     return PlanResult(report=report, recipe=None if planned is None else planned.allocation.recipe())
@@ -88,12 +82,10 @@ def _report(
     target: TargetProfile,
     format: Format,
     *,
-    found: Choices | None = None,
-    chosen: Allocation | None = None,
+    found: Frontier | None = None,
     bundle_bytes: int = 0,
 ) -> PlanReport:
     info = structure.info
-    points = () if found is None else tuple(_point(allocation, info) for allocation in frontier(found))
     return PlanReport(
         source=info.source,
         architecture=info.architecture,
@@ -102,36 +94,10 @@ def _report(
         format=format,
         context_length=context_of(info, target),
         costs=bits_costs(info, structure.cache, target, format),
-        frontier=points,
-        uniform=() if found is None else tuple(_uniform(found, info, target, (format,))),
-        chosen=None if chosen is None else _point(chosen, info),
+        frontier=() if found is None else found.points,
+        uniform=() if found is None else found.uniform,
+        chosen=None if found is None else found.chosen,
         bundle_bytes=bundle_bytes,
-        drift_unit="nats per token" if info.task == "text-generation" else "1 - cosine",
+        drift_unit=drift_unit(info),
         is_measured=found is not None and found.is_measured,
-    )
-
-
-def _uniform(
-    found: Choices, info: ModelInfo, target: TargetProfile, formats: tuple[Format, ...]
-) -> Sequence[FrontierPoint]:
-    """The plans of `--bits N`, where every unit has that scheme among its candidates."""
-    points = []
-    for bits in UNIFORM_BITS:
-        plan = plan_for(info, Recipe(bits=bits), target, formats)
-        chosen = []
-        for unit in found.units:
-            wanted = plan.assignments[unit.tensors[0]].scheme
-            chosen += [index for index, candidate in enumerate(unit.candidates) if candidate.scheme == wanted][:1]
-        if len(chosen) == len(found.units):
-            points.append(_point(found.allocation(chosen), info, is_uniform=True))
-    return points
-
-
-def _point(allocation: Allocation, info: ModelInfo, *, is_uniform: bool = False) -> FrontierPoint:
-    return FrontierPoint(
-        bytes=allocation.bytes,
-        bits_per_weight=8 * allocation.bytes / info.parameters,
-        drift=allocation.drift,
-        schemes=allocation.parameters_by_scheme(info),
-        is_uniform=is_uniform,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,8 @@ from edgeq.bundle.golden import CASES, Golden
 from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.memory import required_bytes
 from edgeq.bundle.stage import stage
+from edgeq.core.frontier import Frontier, FrontierPoint
+from edgeq.core.model import ModelInfo
 from edgeq.core.recipe import Effort, Plan, Recipe
 from edgeq.core.recipe_text import recipe_from_toml
 from edgeq.core.scheme import FLOAT_BITS, PALETTE_BITS, QUANTIZED_BITS, Scheme
@@ -22,7 +24,8 @@ from edgeq.models.calibration import calibration_inputs
 from edgeq.models.source import SourceModel
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantization import allocate, needs_calibration, quantize, trains
-from edgeq.quantization.budget import Allocation, Choices, best_within, choices, smallest_within
+from edgeq.quantization.allocate import plan_for
+from edgeq.quantization.budget import Allocation, Choices, best_within, choices, frontier, smallest_within
 from edgeq.quantization.distillation import TRAINABLE_TASKS
 from edgeq.quantization.methods import plain_method
 from edgeq.validation.gates import check_drift_limit
@@ -34,6 +37,7 @@ SEQUENCES = 32
 LENGTH = 64
 CALIBRATION_DOCUMENTS, CALIBRATION_SENTENCES, CALIBRATION_TOKENS = 128, 1024, 256
 """Language models read stretches of text, all others sentences."""
+UNIFORM_BITS = (2, 3, 4, 8)
 ATTEMPTS = 4
 CLOSE = 0.998
 """Share of the limit from which an allocation is close enough."""
@@ -67,6 +71,14 @@ class Planned:
 
     allocation: Allocation
     bundle_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A recipe, and what it was chosen from where there was a budget."""
+
+    recipe: Recipe
+    frontier: Frontier | None = None
 
 
 def asked_recipe(
@@ -188,15 +200,58 @@ def recipe_within(
     budget: Budget | None,
     calibration: Path | None = None,
     progress: Progress,
-) -> Recipe:
+) -> Fitted:
     """`recipe` with a rule for each weight, so that the budget is met; unchanged without one.
 
     Raises UsageError where it cannot be met.
     """
     if budget is None:
-        return recipe
+        return Fitted(recipe=recipe)
     found = survey(model, recipe, target, formats, progress, calibration=calibration)
-    return fit(found, model, budget, target, formats, progress=progress).allocation.recipe()
+    chosen = fit(found, model, budget, target, formats, progress=progress).allocation
+    return Fitted(recipe=chosen.recipe(), frontier=frontier_of(found, model.info, target, formats, chosen))
+
+
+def frontier_of(
+    found: Choices, info: ModelInfo, target: TargetProfile, formats: tuple[Format, ...], chosen: Allocation | None
+) -> Frontier:
+    """What a survey found, for people: the best plan for each size, the uniform ones, and the chosen one."""
+    return Frontier(
+        points=tuple(_point(allocation, info) for allocation in frontier(found)),
+        uniform=tuple(_uniform(found, info, target, formats)),
+        chosen=None if chosen is None else _point(chosen, info),
+        drift_unit=drift_unit(info),
+        is_measured=found.is_measured,
+    )
+
+
+def drift_unit(info: ModelInfo) -> str:
+    """What the drift of a model counts."""
+    return "nats per token" if info.task == "text-generation" else "1 - cosine"
+
+
+def _uniform(
+    found: Choices, info: ModelInfo, target: TargetProfile, formats: tuple[Format, ...]
+) -> Iterator[FrontierPoint]:
+    """The plans of `--bits N`, where every unit has that scheme among its candidates."""
+    for bits in UNIFORM_BITS:
+        plan = plan_for(info, Recipe(bits=bits), target, formats)
+        chosen = []
+        for unit in found.units:
+            wanted = plan.assignments[unit.tensors[0]].scheme
+            chosen += [index for index, candidate in enumerate(unit.candidates) if candidate.scheme == wanted][:1]
+        if len(chosen) == len(found.units):
+            yield _point(found.allocation(chosen), info, is_uniform=True)
+
+
+def _point(allocation: Allocation, info: ModelInfo, *, is_uniform: bool = False) -> FrontierPoint:
+    return FrontierPoint(
+        bytes=allocation.bytes,
+        bits_per_weight=8 * allocation.bytes / info.parameters,
+        drift=allocation.drift,
+        schemes=allocation.parameters_by_scheme(info),
+        is_uniform=is_uniform,
+    )
 
 
 def _fit_bytes(

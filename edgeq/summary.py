@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import edgeq
 from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.stage import StagedBundle
+from edgeq.core.frontier import Frontier
 from edgeq.core.report import (
     ArtifactSection,
     EnvironmentSection,
@@ -22,12 +23,20 @@ from edgeq.store import QuantizedModel
 from edgeq.validation import RUNTIMES, Measurement
 
 
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a report should say of how its store came about. frontier: where a budget chose the recipe."""
+
+    notes: tuple[str, ...] = ()
+    frontier: Frontier | None = None
+
+
 def report_of(
     store: QuantizedModel,
     staged: StagedBundle,
     target: TargetProfile,
     measurement: Measurement,
-    notes: tuple[str, ...],
+    origin: Origin,
 ) -> Report:
     """All that the report says about a new bundle."""
     info, recipe = store.info, store.recipe
@@ -69,7 +78,8 @@ def report_of(
         planned_memory=measurement.planned_memory,
         backends=measurement.backends,
         environment=measurement.environment,
-        notes=notes,
+        frontier=origin.frontier,
+        notes=origin.notes,
     )
 
 

@@ -10,12 +10,15 @@ import pytest
 from edgeq import cli, pipeline, planner
 from edgeq.core.recipe import Recipe
 from edgeq.core.recipe_text import recipe_from_toml
+from edgeq.core.records import from_plain, to_plain
 from edgeq.costs import bits_costs, file_bytes
 from edgeq.errors import UsageError
 from edgeq.models import source
 from edgeq.models.structure import read_structure
 from edgeq.planning import Budget, budget_for
 from edgeq.quantization.allocate import plan_for
+from edgeq.reports.json import read_report
+from edgeq.summary import Origin
 from edgeq.targets.profiles import load_profile
 from tests.tiny_models import tiny_llama
 
@@ -110,6 +113,23 @@ def test_a_store_within_a_drift(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="least drift within the other limits"):
         pipeline.quantize(tiny, output=tmp_path / "two", bits="auto", method="mse", max_drift=1e-5, max_size=700_000)
     assert not (tmp_path / "two").exists()
+
+
+def test_the_report_says_what_the_budget_chose_from(tiny: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    (report,) = pipeline.export_formats(tiny, bits="auto", method="mse", max_drift=0.02, output=output, validate=False)
+    found = read_report(output / "report.json").frontier
+    assert found == report.frontier
+    assert found is not None
+    assert found.chosen is not None
+    assert 0 < found.chosen.drift <= 0.02
+    assert [point.bytes for point in found.points] == sorted(point.bytes for point in found.points)
+    assert not any(p.bytes <= found.chosen.bytes and p.drift < found.chosen.drift for p in found.points)
+    assert {point.is_uniform for point in found.uniform} == {True}
+    (plain,) = pipeline.export_formats(tiny, method="mse", output=tmp_path / "plain", validate=False)
+    assert plain.frontier is None
+    kept = Origin(notes=("one",), frontier=found)
+    assert from_plain(Origin, json.loads(json.dumps(to_plain(kept))), "origin") == kept
 
 
 def test_a_budget_needs_a_limit_and_weights(llama_7b: Path) -> None:

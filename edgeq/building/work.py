@@ -11,6 +11,7 @@ from typing import assert_never
 from edgeq import pipeline
 from edgeq.building.matrix import Cell
 from edgeq.composition import quantize_model
+from edgeq.core.records import from_plain, to_plain
 from edgeq.errors import EdgeqError
 from edgeq.files import output_errors, write_bytes_atomic
 from edgeq.models.evaluation import evaluation_inputs
@@ -18,6 +19,7 @@ from edgeq.models.source import SourceModel, load
 from edgeq.planning import recipe_within
 from edgeq.progress import Progress
 from edgeq.store import QuantizedModel
+from edgeq.summary import Origin
 from edgeq.validation.reference_set import ReferenceSet
 from edgeq.workplace import STORE
 
@@ -97,7 +99,7 @@ def _quantized(model: SourceModel, task: StoreTask, progress: Progress) -> Quant
     cell = task.cell
     with output_errors(task.directory):
         task.directory.mkdir(parents=True, exist_ok=True)
-    recipe = recipe_within(
+    fitted = recipe_within(
         model,
         cell.recipe,
         cell.profile,
@@ -108,14 +110,15 @@ def _quantized(model: SourceModel, task: StoreTask, progress: Progress) -> Quant
     )
     store, notes = quantize_model(
         model,
-        recipe,
+        fitted.recipe,
         cell.profile,
         cell.formats,
         task.directory / STORE,
         calibration=cell.settings.calibration,
         progress=progress,
     )
-    document = {"weights_digest": store.weights_digest, "notes": [*model.notes, *notes]}
+    origin = Origin(notes=(*model.notes, *notes), frontier=fitted.frontier)
+    document = {"weights_digest": store.weights_digest, "origin": to_plain(origin)}
     write_bytes_atomic(task.directory / DONE, json.dumps(document, indent=1, ensure_ascii=False).encode())
     return store
 
@@ -130,7 +133,7 @@ def _make_bundle(task: BundleTask, progress: Progress) -> None:
             ReferenceSet.open(task.references),
             _job(task.cell, task.output),
             task.cell.format,
-            tuple(json.loads((task.store / DONE).read_bytes())["notes"]),
+            from_plain(Origin, json.loads((task.store / DONE).read_bytes())["origin"], DONE),
             work=task.work,
             progress=progress,
         )

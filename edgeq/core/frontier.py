@@ -40,6 +40,18 @@ class FrontierPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Frontier:
+    """What a recipe was chosen from. points: the best for their size, by rising bytes; uniform: all linears alike.
+    drift_unit and is_measured as in PlanReport."""
+
+    points: tuple[FrontierPoint, ...]
+    uniform: tuple[FrontierPoint, ...]
+    chosen: FrontierPoint | None
+    drift_unit: str
+    is_measured: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlanReport:
     """The answer of `edgeq plan`. context_length: of the cache, the shorter of the target's and the model's.
 

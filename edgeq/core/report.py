@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from edgeq.core.artifact import FileEntry
 from edgeq.core.details import Answer, LayerDivergence, MemorySample, TokenDivergence
+from edgeq.core.frontier import Frontier
 from edgeq.core.scheme import Codebook
 from edgeq.errors import CorruptInputError
 
@@ -252,7 +253,8 @@ class EnvironmentSection:
 class Report:
     """`memory`, `drift` and `speed` are None where nothing ran; `reason` then says why. `planned_memory` are bytes by
     part as the artifact itself tells them: ExecuTorch's arena and delegates, an estimate for Core ML. `backends` has an
-    entry for each way of running a bundle that has several; memory, drift, speed and gates are then the first one's."""
+    entry for each way of running a bundle that has several; memory, drift, speed and gates are then the first one's.
+    `frontier`: what the recipe was chosen from, None where no budget asked for it."""
 
     schema: int = REPORT_SCHEMA
     edgeq_version: str
@@ -271,4 +273,5 @@ class Report:
     environment: EnvironmentSection
     planned_memory: dict[str, int] = field(default_factory=dict)
     backends: tuple[BackendSection, ...] = ()
+    frontier: Frontier | None = None
     notes: tuple[str, ...] = ()

@@ -16,6 +16,7 @@ from edgeq.reports.html_extras import (
     architectures_section,
     backends_section,
     files_section,
+    frontier_section,
     layers_section,
     notes_section,
     tokens_section,
@@ -69,7 +70,7 @@ def reports_to_html(pages: Sequence[Page]) -> str:
 def _brief(page: Page) -> Page:
     report = page.report
     drift = report.drift and replace(report.drift, tokens=(), answers=(), layers=())
-    report = replace(report, drift=drift, artifact=replace(report.artifact, files=()))
+    report = replace(report, drift=drift, frontier=None, artifact=replace(report.artifact, files=()))
     return Page(report=report, details=Details(weight_groups=page.details.weight_groups))
 
 
@@ -111,6 +112,7 @@ def _article(page: Page, index: int, *, single: bool) -> Markup:
         answers_section(report),
         tokens_section(report),
         layers_section(report),
+        frontier_section(report),
         speed_section(report),
         backends_section(report),
         notes_section(report),

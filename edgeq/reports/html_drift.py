@@ -1,4 +1,4 @@
-"""Pictures of drift: its parts against their limits, and what it is by token and by layer."""
+"""Pictures of drift: its parts against their limits, by token, by layer, and for other sizes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterator, Sequence
 
 from edgeq.core.details import LayerDivergence, TokenDivergence
+from edgeq.core.frontier import Frontier
 from edgeq.core.report import Drift, DriftSection, EmbeddingDrift, Gate, LanguageDrift
-from edgeq.reports.figures import number
-from edgeq.reports.html_drawing import Across, drawing, logarithmic, powers, text, upright
+from edgeq.reports.figures import number, size
+from edgeq.reports.html_drawing import Across, drawing, line, logarithmic, powers, text, upright
 from edgeq.reports.html_markup import Child, Markup, classed, element
 from edgeq.reports.html_words import DRIFT_WORDS
 
-ROW, LAYERS = 54, 150
+ROW, LAYERS, FRONTIER = 54, 150, 280
 MOST_TOKENS = 400
 TINTS = (0.01, 0.05, 0.2, 1.0)
 """From what divergence on a token is drawn darker, in nats."""
@@ -85,6 +86,34 @@ def layer_columns(layers: Sequence[LayerDivergence]) -> Markup:
             parts.append(text((index + 0.5) * step, base - height - 6, number(layer.relative_error), "value", anchor))
     said = f"Error after each of {len(layers)} blocks; most after block {layers[worst].layer}"
     return drawing(LAYERS, f"{said}, {number(layers[worst].relative_error)}.", *parts)
+
+
+def frontier_plot(plan: Frontier) -> Markup:
+    """Bytes of the weights across, drift upwards, both logarithmic: the best, the uniform and the chosen plans."""
+    groups = {"best": plan.points, "uniform": plan.uniform, "chosen": (plan.chosen,) if plan.chosen else ()}
+    points = [point for group in groups.values() for point in group]
+    least, most = min(point.bytes for point in points), max(point.bytes for point in points)
+    low, high = _decades([point.drift for point in points])
+    upwards, width = logarithmic(low, high), math.log(most / least) or 1.0
+
+    def x(point_bytes: int) -> float:
+        return 14 + 82 * math.log(point_bytes / least) / width
+
+    def y(drift: float) -> float:
+        return 16 + (FRONTIER - 58) * (98 - upwards(drift)) / 96
+
+    parts: list[Child] = []
+    for power in range(low, high + 1):
+        parts.append(line(y(10.0**power), "grid"))
+        parts.append(text(0, y(10.0**power) - 4, f"{10.0**power:g}", "tick", "start"))
+    parts += [text(14, FRONTIER - 8, size(least), "tick"), text(96, FRONTIER - 8, size(most), "tick", "end")]
+    for of_class, group in groups.items():
+        for point in group:
+            note = f"{of_class}: {size(point.bytes)}, drift {number(point.drift)}; {', '.join(point.schemes)}"
+            place = {"cx": f"{x(point.bytes):.2f}%", "cy": f"{y(point.drift):.1f}", "class": of_class}
+            radius = "7" if of_class == "chosen" else "4"
+            parts.append(element("circle", {**place, "r": radius}, element("title", {}, note)))
+    return drawing(FRONTIER, f"Size against drift of {len(points)} plans.", *parts)
 
 
 def drift_key() -> Markup:

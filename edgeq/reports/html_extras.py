@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgeq.core.details import Answer, NextWord
+from edgeq.core.frontier import FrontierPoint
 from edgeq.core.report import Report
 from edgeq.reports import figures
-from edgeq.reports.html_drift import MOST_TOKENS, TINTS, layer_columns, token_strip
+from edgeq.reports.html_drift import MOST_TOKENS, TINTS, frontier_plot, layer_columns, token_strip
 from edgeq.reports.html_markup import Child, Markup, classed, element
 from edgeq.reports.html_sections import Section, note, paragraph, table
 
@@ -70,6 +71,35 @@ def layers_section(report: Report) -> Section | None:
         f"where harm is done. Behind the last block a token's vector keeps {last.cosine:.4f} of its direction."
     )
     return Section(title="Change by layer", content=(paragraph(words), layer_columns(layers)))
+
+
+def frontier_section(report: Report) -> Section | None:
+    """What other recipes would have cost, where a budget chose among them."""
+    plan = report.frontier
+    if plan is None or not plan.points:
+        return None
+    how = "measured" if plan.is_measured else "predicted from gradients"
+    words = (
+        f"The budget chose among these. Smaller is to the left, closer to the original is further down; bytes of the "
+        f"weights, and drift in {plan.drift_unit}, {how} by rounding alone: calibrated methods lose less."
+    )
+    chosen = plan.chosen and f"Chosen: {figures.size(plan.chosen.bytes)} of weights, {_by_scheme(plan.chosen)}."
+    signs = (("best", "best for its size"), ("uniform", "all layers alike"), ("chosen", "chosen"))
+    key = [classed("span", f"sign {sign}", words) for sign, words in signs]
+    return Section(
+        title="Size and drift of other recipes",
+        content=(
+            paragraph(words),
+            frontier_plot(plan),
+            classed("p", "key", *key),
+            paragraph(chosen) if chosen else None,
+        ),
+    )
+
+
+def _by_scheme(point: FrontierPoint) -> str:
+    total = sum(point.schemes.values()) or 1
+    return ", ".join(f"{100 * count / total:.0f} % as {name}" for name, count in point.schemes.items())
 
 
 def backends_section(report: Report) -> Section | None:

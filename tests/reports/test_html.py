@@ -19,6 +19,7 @@ from edgeq.core.details import (
     TokenDivergence,
     WeightGroup,
 )
+from edgeq.core.frontier import Frontier, FrontierPoint
 from edgeq.core.report import ClassDrift, Gate, Report, Verdict
 from edgeq.errors import UsageError
 from edgeq.reports.html import LARGEST, Page, reports_to_html
@@ -93,6 +94,9 @@ class Read(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
+FRONTIER = ("best", "uniform", "chosen")
+
+
 def page_of(report: Report, details: Details | None = None) -> Read:
     return Read(reports_to_html([Page(report=report, details=details or Details())]))
 
@@ -117,8 +121,17 @@ def recorded(report: Report) -> Report:
     )
     answers = (Answer(prompt="The cat sat on the", original=(word(" mat"),), exported=(word(" hat"),)),)
     layers = tuple(LayerDivergence(layer=i, relative_error=e, cosine=1 - e) for i, e in enumerate((0.01, 0.03)))
+    point = FrontierPoint(bytes=3 * MIB, bits_per_weight=4.0, drift=0.02, schemes={"int4 g32": 3, "int8 g64": 1})
+    frontier = Frontier(
+        points=(point, dataclasses.replace(point, bytes=5 * MIB, drift=0.001)),
+        uniform=(dataclasses.replace(point, bytes=4 * MIB, drift=0.03),),
+        chosen=point,
+        drift_unit="nats per token",
+        is_measured=True,
+    )
     return dataclasses.replace(
         report,
+        frontier=frontier,
         memory=dataclasses.replace(report.memory, samples=samples),
         drift=dataclasses.replace(report.drift, tokens=tokens, answers=answers, layers=layers),
     )
@@ -305,12 +318,13 @@ def test_samples_take_the_place_of_phases() -> None:
 
 
 def test_details_are_shown_where_they_are_known_only() -> None:
-    titles = ("Where the bytes are", "Change by token", "Change by layer", "The same prompt")
+    titles = ("Where the bytes are", "Change by token", "Change by layer", "The same prompt", "Size and drift of")
     with_details = page_of(recorded(passed_report()), full_details()).text
     without = page_of(passed_report()).text
     assert [title for title in titles if title not in with_details] == []
     assert [title for title in titles if title in without] == []
     assert "Everything else takes most: 75 % of 4.0 MiB" in with_details
+    assert "Chosen: 3.0 MiB of weights, 75 % as int4 g32, 25 % as int8 g64." in with_details
     assert "keeps 0.9700 of its direction" in with_details
     assert "Most after \u201cupon\u201d: 0.5 nats" in with_details
 
@@ -324,6 +338,14 @@ def test_the_block_that_leaves_most_is_the_highest_column() -> None:
     assert chart["aria-label"] == "Error after each of 30 blocks; most after block 6, 0.06."
     heights = [float(one["height"] or 0) for one in page.named("rect") if one.get("class") == "bar"][-30:]
     assert [heights.index(max(heights)), min(heights)] == [6, 0.0]
+
+
+def test_smaller_plans_are_left_and_closer_ones_below() -> None:
+    circles = [one for one in page_of(recorded(passed_report())).named("circle") if one.get("class") in FRONTIER]
+    assert [one["class"] for one in circles] == ["best", "best", "uniform", "chosen"]
+    x, y = ([float((one[axis] or "").rstrip("%")) for one in circles] for axis in ("cx", "cy"))
+    assert x[0] == x[3] < x[2] < x[1]
+    assert y[2] < y[0] == y[3] < y[1]
 
 
 @pytest.mark.parametrize(("divergence", "step"), [(0.0, 0), (0.01, 1), (0.19, 2), (5.0, 4), (float("nan"), 4)])
