@@ -49,10 +49,20 @@ class LayerDivergence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """What a model writes behind a prompt, always the most likely token; an end-of-text token does not end it."""
+
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReferenceDetails:
-    """What the reference run tells beside its outputs: `layers` of the dequantized model against the float one."""
+    """What the reference run tells beside its outputs: `layers` of the dequantized model against the float one, and how
+    the float model continues the beginnings of the first sequences."""
 
     layers: tuple[LayerDivergence, ...] = ()
+    continuations: tuple[Continuation, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +75,18 @@ class NextWord:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What two models say to one prompt, their most likely tokens first."""
+    """What two models say to one prompt: their most likely next tokens, and what each writes of its first choices.
+
+    both: the text that they have in common; original_text and exported_text go on where they part, empty where they do
+    not. All three are empty where the exported model was not asked to write.
+    """
 
     prompt: str
     original: tuple[NextWord, ...]
     exported: tuple[NextWord, ...]
+    both: str = ""
+    original_text: str = ""
+    exported_text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeq.core.details import ReferenceDetails
+from edgeq.core.details import Continuation, ReferenceDetails
 from edgeq.core.images import pictures
 from edgeq.core.model import Task
 from edgeq.core.records import to_plain
@@ -37,10 +37,13 @@ from edgeq.files import output_errors, save_array
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
     from edgeq.store import QuantizedModel
 
 FLOAT, DEQUANTIZED = "float", "dequantized"
+PROMPTS, PROMPT_TOKENS, CONTINUED_TOKENS = 4, 20, 24
+"""Sequences whose beginnings are continued, tokens of a beginning, and tokens written behind it."""
 INPUTS_FILE, DETAILS_FILE = "inputs.json", "details.json"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "TOKENIZERS_PARALLELISM": "false"}
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin while they wait make a busy machine ten times slower
@@ -149,15 +152,34 @@ def compute(request: ReferenceRequest) -> None:
         states = LayerStates(Path(scratch))
         with states.recording(model):
             _forward_all(model, request, output / FLOAT)
+        continuations = _continuations(model, request)
         if request.store is not None:
             from edgeq.store import QuantizedModel
 
             _replace_weights(model, QuantizedModel.open(Path(request.store)))
             with states.comparing(model):
                 _forward_all(model, request, output / DEQUANTIZED)
-    details = ReferenceDetails(layers=states.divergences())
+    details = ReferenceDetails(layers=states.divergences(), continuations=continuations)
     with output_errors(output):
         (output / DETAILS_FILE).write_text(json.dumps(to_plain(details), allow_nan=False))
+
+
+def _continuations(model: PreTrainedModel, request: ReferenceRequest) -> tuple[Continuation, ...]:
+    """What a language model writes behind the beginnings of the first sequences, cut to one length to share a batch."""
+    import torch
+
+    from edgeq.models.architecture import context_length
+    from edgeq.models.self_text import continued
+
+    if request.task != "text-generation":
+        return ()
+    first = request.sequences[:PROMPTS]
+    size = min(PROMPT_TOKENS, *map(len, first))
+    room = context_length(model.config)
+    length = size + CONTINUED_TOKENS if room is None else min(size + CONTINUED_TOKENS, room)
+    rows = torch.tensor([sequence[:size] for sequence in first], dtype=torch.int64)
+    written = continued(model, rows, length, lambda logits: logits.argmax(-1, keepdim=True)).tolist()
+    return tuple(Continuation(prompt=tuple(row[:size]), tokens=tuple(row[size:])) for row in written)
 
 
 def _replace_weights(model: torch.nn.Module, store: QuantizedModel) -> None:

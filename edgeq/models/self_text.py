@@ -54,7 +54,7 @@ def write_sequences(
             if progress is not None:
                 progress(before + rows * tokens, total, "self-written text")
 
-        tokens = _continue(module, rows, length, generator, advance)
+        tokens = continued(module, rows, length, _sampler(module, generator), advance)
         written += [tuple(row) for row in tokens.tolist()]
     return tuple(written)
 
@@ -82,14 +82,15 @@ def _batch_size(directory: Path, length: int) -> int:
     return max(1, min(LARGEST_BATCH, LARGEST_CACHE // per_sequence))
 
 
-def _continue(
+def continued(
     module: PreTrainedModel,
     tokens: torch.Tensor,
     length: int,
-    generator: torch.Generator,
-    advance: Callable[[int], None],
+    choose: Callable[[torch.Tensor], torch.Tensor],
+    advance: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
-    """Sample until the rows have `length` tokens. End-of-text tokens are kept: another text begins behind them."""
+    """`tokens` int64 [rows, n] with more behind each row, until they are `length` long. End-of-text tokens are kept:
+    another text begins behind them. choose: from logits [rows, vocabulary] to tokens [rows, 1]."""
     import torch
 
     last_alone: dict[str, Any] = {}
@@ -101,15 +102,27 @@ def _continue(
             mask = torch.ones_like(tokens)
             cached: dict[str, Any] = {} if past is None else {"past_key_values": past}
             output = module(input_ids=unread, attention_mask=mask, use_cache=True, **cached, **last_alone)
-            likelihood = output.logits[:, -1].softmax(-1)
-            if likelihood.isnan().any():
-                raise _no_number(module)
-            chosen = torch.multinomial(likelihood, 1, generator=generator)
+            chosen = choose(output.logits[:, -1])
             tokens = torch.cat((tokens, chosen), dim=1)
             past = getattr(output, "past_key_values", None)
             unread = tokens if past is None else chosen  # a model that keeps something else reads everything again
-            advance(tokens.shape[1])
+            if advance is not None:
+                advance(tokens.shape[1])
     return tokens
+
+
+def _sampler(module: PreTrainedModel, generator: torch.Generator) -> Callable[[torch.Tensor], torch.Tensor]:
+    """At temperature 1. Raises CorruptInputError for a model that computes NaN."""
+
+    def choose(logits: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        likelihood = logits.softmax(-1)
+        if likelihood.isnan().any():
+            raise _no_number(module)
+        return torch.multinomial(likelihood, 1, generator=generator)
+
+    return choose
 
 
 def _no_number(module: PreTrainedModel) -> CorruptInputError:

@@ -21,9 +21,19 @@ def answers_section(report: Report) -> Section | None:
     """The same prompt to both models."""
     if report.drift is None or not report.drift.answers:
         return None
-    blocks = [_answer(answer) for answer in report.drift.answers[:MOST_ANSWERS]]
-    words = "The same text given to both; what each holds to be the next token, with its probability."
-    return Section(title="The same prompt, original and exported", content=(paragraph(words), *blocks))
+    answers = report.drift.answers[:MOST_ANSWERS]
+    words = ["The same text given to both; what each holds to be the next token, with its probability."]
+    written = [answer for answer in answers if answer.both or answer.original_text or answer.exported_text]
+    if written:
+        same = sum(1 for answer in written if not answer.original_text and not answer.exported_text)
+        rest = "" if same == len(written) else " From where the others part the text is marked."
+        words.append(
+            f"Each then goes on by its own most likely tokens: {same} of {len(written)} texts are the same.{rest} A "
+            f"choice between two words that are nearly as likely can fall either way without harm."
+        )
+    return Section(
+        title="The same prompt, original and exported", content=(*map(paragraph, words), *map(_answer, answers))
+    )
 
 
 def tokens_section(report: Report) -> Section | None:
@@ -160,22 +170,31 @@ def files_section(report: Report) -> Section | None:
 
 
 def _answer(answer: Answer) -> Markup:
+    sides = (
+        _side("Original", answer.original, (answer.both, answer.original_text)),
+        _side("Exported", answer.exported, (answer.both, answer.exported_text)),
+    )
     return classed(
         "div",
         "answer",
         element("p", {"class": "prompt", "dir": "auto"}, f"{answer.prompt.strip()} \u2026"),
-        classed("div", "sides", _side("Original", answer.original), _side("Exported", answer.exported)),
+        classed("div", "sides", *sides),
     )
 
 
-def _side(title: str, words: Sequence[NextWord]) -> Markup:
+def _side(title: str, words: Sequence[NextWord], texts: tuple[str, str]) -> Markup:
+    """texts: what both wrote, and what this one wrote behind it."""
     items = []
     for word in words:
         share = f"{100 * word.probability:.0f} %" if word.probability >= 0.01 else "< 1 %"
         fill = element("span", {"class": "fill", "style": f"width:{100 * min(max(word.probability, 0), 1):.1f}%"})
         meter = element("span", {"class": "meter", "aria-hidden": "true"}, fill)
         items.append(element("li", {}, element("bdi", {}, _shown(word.text)), meter, classed("span", "share", share)))
-    return classed("div", "side", classed("p", "who", title), element("ol", {}, *items))
+    written: list[Child] = []
+    if any(texts):
+        own = element("mark", {}, texts[1]) if texts[1] else None
+        written = [element("p", {"class": "written", "dir": "auto"}, texts[0], own)]
+    return classed("div", "side", classed("p", "who", title), element("ol", {}, *items), *written)
 
 
 def _shown(text: str) -> str:

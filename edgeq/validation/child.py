@@ -33,7 +33,7 @@ FILL_TOKENS = 4
 """Decoded at the end of a filled context: enough for the runtime to append to a cache of that length."""
 REPEATS = 3
 SLOW_SECONDS = 10.0
-"""What takes longer is not repeated: a GPU that computes on the CPU answers all the same."""
+"""What takes longer is not repeated or gone on with: a GPU that computes on the CPU answers all the same."""
 FIRST_CHUNK = 5
 CHUNK_TOKENS = 32
 CHUNK_BYTES = 8 << 20
@@ -161,7 +161,9 @@ def _work(
     answers = output / ANSWERS
     answers.mkdir()
     stages.begin("drift")
-    return {"speed": speed, **_answer(model, sequences, answers, format)}
+    told = _answer(model, sequences, answers, format)
+    written = [] if isinstance(model, Encoder) else _continue(model, request["prompts"])
+    return {"speed": speed, "continuations": written, **told}
 
 
 def _run_cases(model: TensorModel, cases: TensorCases, stages: _Stages, output: Path, work: str) -> dict[str, Any]:
@@ -205,9 +207,22 @@ def _time(model: TextGenerator | Encoder, sequences: Sequence[Sequence[int]], st
     return _time_generator(model, sequences, stages)
 
 
+def _continue(generator: TextGenerator, prompts: Sequence[dict[str, Any]]) -> list[list[int]]:
+    """The most likely tokens behind each prompt; of a slow runtime only the first ones."""
+    written: list[list[int]] = []
+    seconds = 0.0
+    for prompt in prompts:
+        if seconds >= SLOW_SECONDS:
+            break
+        started = generator.seconds()
+        written.append(list(generator.generate_tokens(prompt["ids"], max_new_tokens=int(prompt["tokens"]))))
+        seconds += generator.seconds() - started
+    return written
+
+
 def _answer(
     model: TextGenerator | Encoder, sequences: Sequence[Sequence[int]], answers: Path, format: Format
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """What the model says to each sequence goes into `answers`; returns what it says of itself."""
     if isinstance(model, Encoder):
         return {"batch_cosine_min": _answer_sentences(model, sequences, answers)}

@@ -70,7 +70,11 @@ class ReferenceSet:
             data = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise _corrupt(self.directory, f"{DETAILS_NAME} is unreadable") from error
-        return from_plain(ReferenceDetails, data, str(path))
+        details = from_plain(ReferenceDetails, data, str(path))
+        for sequence, continuation in zip(self.sequences, details.continuations, strict=False):
+            if not continuation.prompt or sequence[: len(continuation.prompt)] != continuation.prompt:
+                raise _corrupt(self.directory, f"{DETAILS_NAME} continues what is not in {INPUTS_NAME}")
+        return details
 
     def leading(self, tokens: int | None) -> ReferenceSet:
         """The first whole sequences with at least so many tokens together; all for None."""
@@ -105,7 +109,9 @@ class ReferenceSet:
         kept = [list(sequence[:length]) for sequence, length in zip(self.sequences, lengths, strict=False)]
         with output_errors(directory):
             (directory / INPUTS_NAME).write_text(json.dumps({"task": self.task, "sequences": kept}) + "\n")
-            (directory / DETAILS_NAME).write_text(json.dumps(to_plain(self.details())) + "\n")
+            details = self.details()
+            details = replace(details, continuations=details.continuations[: len(kept)])
+            (directory / DETAILS_NAME).write_text(json.dumps(to_plain(details)) + "\n")
 
     def _subset_lengths(self, max_bytes: int) -> list[int]:
         """How many tokens of which leading sequences a subset keeps."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.core.details import MemorySample
+from edgeq.core.details import Answer, Continuation, MemorySample
 from edgeq.core.records import to_plain
 from edgeq.core.report import Drift, DriftSection, Gate, MemorySection, SpeedSection, Verdict
 from edgeq.core.task import TASKS
@@ -45,7 +45,7 @@ from edgeq.validation.memory import (
 from edgeq.validation.reference_set import ReferenceSet
 from edgeq.validation.subject import Subject
 from edgeq.validation.tensor_cases import TensorCases, difference_of, tensor_drift
-from edgeq.validation.texts import Decode, answers_of, decoder, tokens_of
+from edgeq.validation.texts import answers_of, decoder, tokens_of, with_texts
 
 FREE_SPACE = "Free some space, or point TMPDIR at another disk; then run the same command."
 _NOT_THE_ARTIFACT = ("start", "runtime", "end")
@@ -107,16 +107,27 @@ def run(
     launch: how its process starts, by default natively; in an emulator neither memory nor speed is judged. Raises
     OutputError where the disk is full, CorruptInputError where the reference does not fit.
     """
+    is_first = configuration.tokens is None
     references = references.leading(configuration.tokens)
     sequences: tuple[tuple[int, ...], ...]
+    asked: tuple[Continuation, ...] = ()
     cases: Path | None
     if isinstance(references, TensorCases):
         sequences, cases = (), references.directory
     else:
         sequences, cases = references.sequences, None
+        asked = _continued(references, subject.interface.context_length) if is_first else ()
     work: Work = "answer" if launch is not None and launch.is_emulated else "judge"
     done = run_child(
-        subject, configuration, sequences, limits, directory=directory, work=work, launch=launch, cases=cases
+        subject,
+        configuration,
+        sequences,
+        limits,
+        directory=directory,
+        work=work,
+        launch=launch,
+        cases=cases,
+        continuations=asked,
     )
     if done.result.get("status") == "runtime_missing":
         return Judgement(missing=str(done.result["reason"]))
@@ -153,7 +164,7 @@ def _judge(
     if isinstance(references, TensorCases):
         drift = tensor_drift(references, directory / ANSWERS)
     else:
-        drift = _drift(references, directory / ANSWERS, decoder(subject.tokenizer))
+        drift = _drift(references, subject, directory / ANSWERS, result.get("continuations", ()))
     gates += drift_gates(drift, criteria, subject.interface.vocabulary)
     if "batch_cosine_min" in result:
         gates += (batch_gate(float(result["batch_cosine_min"]), criteria),)
@@ -180,9 +191,11 @@ def run_child(
     work: Work = "judge",
     launch: Launch | None = None,
     cases: Path | None = None,
+    continuations: Sequence[Continuation] = (),
 ) -> Run:
-    """Run a bundle's child in `directory`, which is empty. cases: where a plain module's inputs are. Nothing that the
-    child does raises here."""
+    """Run a bundle's child in `directory`, which is empty. cases: where a plain module's inputs are. continuations: of
+    the float model, whose prompts the bundle is to continue by as many tokens. Nothing that the child does raises here.
+    """
     request = {
         "work": work,
         "format": subject.format,
@@ -193,6 +206,7 @@ def run_child(
         "profile": {"compute_unit": subject.compute_unit},
         "sequences": sequences,
         "cases": None if cases is None else str(cases.absolute()),
+        "prompts": [{"ids": one.prompt, "tokens": len(one.tokens)} for one in continuations],
         "output": str(directory),
     }
     path = directory / "request.json"
@@ -263,7 +277,8 @@ def completed(done: Run, directory: Path, subject: Subject) -> Gate:
     return same("completed", "no" if reason else "yes", "yes", reason)
 
 
-def _drift(references: ReferenceSet, answers: Path, decode: Decode | None) -> DriftSection:
+def _drift(references: ReferenceSet, subject: Subject, answers: Path, written: Sequence[Sequence[int]]) -> DriftSection:
+    """written: what the artifact continued the first prompts with."""
     artifact = [np.load(answers / f"{index:04d}.npy", mmap_mode="r") for index in range(len(references.sequences))]
     indices = range(len(artifact))
     dequantized = [references.dequantized_values(index) for index in indices]
@@ -274,13 +289,18 @@ def _drift(references: ReferenceSet, answers: Path, decode: Decode | None) -> Dr
                 f"The reference of sequence {index} has another shape than the artifact's answer.",
                 remedy="Export the bundle again.",
             )
-    shown = decode if references.task == "text-generation" else None
+    decode = decoder(subject.tokenizer) if references.task == "text-generation" else None
+    answered: tuple[Answer, ...] = ()
+    if decode:
+        asked = _continued(references, subject.interface.context_length)
+        answered = answers_of([one.prompt for one in asked], original, artifact, decode)
+        answered = with_texts(answered, asked, written, subject.interface.end_of_text_ids, decode)
     return DriftSection(
         quantization=_compare(references, original, dequantized),
         lowering=_compare(references, dequantized, artifact),
         total=_compare(references, original, artifact),
-        tokens=tokens_of(references.sequences[0], original[0], dequantized[0], artifact[0], shown) if shown else (),
-        answers=answers_of(references.sequences, original, artifact, shown) if shown else (),
+        tokens=tokens_of(references.sequences[0], original[0], dequantized[0], artifact[0], decode) if decode else (),
+        answers=answered,
         layers=references.details().layers,
     )
 
@@ -292,6 +312,14 @@ def difference(references: References, answers: Path, others: Path) -> Drift:
     indices = range(len(references.sequences))
     a, b = ([np.load(where / f"{index:04d}.npy", mmap_mode="r") for index in indices] for where in (answers, others))
     return _compare(references, a, b)
+
+
+def _continued(references: ReferenceSet, context_length: int) -> tuple[Continuation, ...]:
+    """What the float model wrote, as far as the artifact's context reaches."""
+    return tuple(
+        replace(one, tokens=one.tokens[: max(0, context_length - len(one.prompt))])
+        for one in references.details().continuations
+    )
 
 
 def _compare(references: ReferenceSet, a: Sequence[Values], b: Sequence[Values]) -> Drift:

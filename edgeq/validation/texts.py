@@ -1,22 +1,22 @@
-"""What a reader sees of a drift: how far each token of a text moved the predictions, and two answers to one prompt."""
+"""What a reader sees of a drift: how far each token moved the predictions, and what two models say to one prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeq.core.details import Answer, NextWord, TokenDivergence
+from edgeq.core.details import Answer, Continuation, NextWord, TokenDivergence
 from edgeq.errors import BadInputError
 from edgeq.runtimes.generation import load_tokenizer
 from edgeq.validation.drift import log_softmax, token_divergences
 
 MOST_TOKENS = 160
-PROMPTS = 4
-PROMPT_TOKENS = 20
 BEST = 3
 _PARTIAL = "\ufffd"
 """How tokenizers spell bytes that are no whole character yet."""
@@ -49,18 +49,51 @@ def tokens_of(
 
 
 def answers_of(
-    sequences: Sequence[Sequence[int]], original: Sequence[Values], artifact: Sequence[Values], decode: Decode
+    prompts: Sequence[Sequence[int]], original: Sequence[Values], artifact: Sequence[Values], decode: Decode
 ) -> tuple[Answer, ...]:
-    """Beginnings of up to PROMPTS sequences, evenly chosen, and what both models hold to be next."""
-    count = min(PROMPTS, len(sequences))
-    answers = []
-    for chosen in (index * len(sequences) // count for index in range(count)):
-        prompt = list(sequences[chosen][:PROMPT_TOKENS])
-        given, taken = (np.asarray(values[chosen][len(prompt) - 1]) for values in (original, artifact))
-        answers.append(
-            Answer(prompt=decode(prompt), original=_best(prompt, given, decode), exported=_best(prompt, taken, decode))
+    """What both models hold to be next. The first sequences begin with the prompts; logits are of whole sequences."""
+    return tuple(
+        Answer(
+            prompt=decode(prompt),
+            original=_best(prompt, np.asarray(given[len(prompt) - 1]), decode),
+            exported=_best(prompt, np.asarray(taken[len(prompt) - 1]), decode),
         )
-    return tuple(answers)
+        for prompt, given, taken in zip(prompts, original, artifact, strict=False)
+    )
+
+
+def with_texts(
+    answers: Sequence[Answer],
+    original: Sequence[Continuation],
+    exported: Sequence[Sequence[int]],
+    ends: Collection[int],
+    decode: Decode,
+) -> tuple[Answer, ...]:
+    """The answers with what each model wrote, as far as the exported one came. ends: end-of-text tokens."""
+    written = []
+    for answer, one, other in zip(answers, original, exported, strict=False):
+        prompt, tokens = list(one.prompt), _until(one.tokens, ends)
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(tokens, other, strict=False)))
+        shared = [*prompt, *tokens[:same]]
+        written.append(
+            replace(
+                answer,
+                both=_addition(prompt, tokens[:same], decode),
+                original_text=_addition(shared, tokens[same:], decode),
+                exported_text=_addition(shared, other[same:], decode),
+            )
+        )
+    return (*written, *answers[len(written) :])
+
+
+def _until(tokens: Sequence[int], ends: Collection[int]) -> list[int]:
+    return list(takewhile(lambda token: token not in ends, tokens))
+
+
+def _addition(before: Sequence[int], tokens: Sequence[int], decode: Decode) -> str:
+    """The text that tokens add to others. A character that is begun before counts here."""
+    start, whole = decode(before).rstrip(_PARTIAL), decode([*before, *tokens]).rstrip(_PARTIAL)
+    return whole[len(start) :] if whole.startswith(start) else decode(tokens)
 
 
 def _best(prompt: Sequence[int], logits: Values, decode: Decode) -> tuple[NextWord, ...]:

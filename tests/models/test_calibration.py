@@ -180,13 +180,13 @@ def test_every_kind_of_cache_gives_what_no_cache_gives(
     directory = save_random(family, tmp_path)
     info = load(directory, task="text-generation").info
     cached = self_text.write_sequences(directory, info, (4, 5), sequences=3, length=14)
-    forward = self_text._continue
+    forward = self_text.continued
 
     def forgetful(module: torch.nn.Module, *arguments: object) -> torch.Tensor:
         module.register_forward_hook(lambda _, __, output: SimpleNamespace(logits=output.logits))
         return forward(module, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(self_text, "_continue", forgetful)
+    monkeypatch.setattr(self_text, "continued", forgetful)
     assert self_text.write_sequences(directory, info, (4, 5), sequences=3, length=14) == cached
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,11 +14,21 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForCausalLM
 
+from edgeq.core.details import ReferenceDetails
 from edgeq.core.model import Task
 from edgeq.core.recipe import Assignment, Plan
+from edgeq.core.records import from_plain
 from edgeq.core.scheme import Scheme
 from edgeq.errors import CorruptInputError, EdgeqError, InternalError, UsageError
-from edgeq.models.reference import ReferenceRequest, _child_error, compute, run_reference
+from edgeq.models.reference import (
+    CONTINUED_TOKENS,
+    PROMPT_TOKENS,
+    PROMPTS,
+    ReferenceRequest,
+    _child_error,
+    compute,
+    run_reference,
+)
 from edgeq.models.source import load
 from edgeq.quantization import quantize
 from edgeq.store import QuantizedModel
@@ -98,6 +109,32 @@ def test_without_a_store_only_the_float_model_runs(llama: Path, tmp_path: Path) 
     compute(request(llama, None, "text-generation", tmp_path / "out"))
     assert not (tmp_path / "out" / "dequantized").exists()
     assert len(read(tmp_path / "out", "float")) == len(SEQUENCES)
+
+
+@pytest.mark.parametrize("fixture", ["llama", "gpt2"])
+def test_beginnings_are_continued_as_transformers_does(
+    fixture: str, request_of: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    source = request_of.getfixturevalue(fixture)
+    asked = request(source, None, "text-generation", tmp_path / "out")
+    long = tuple(range(3, 3 + PROMPT_TOKENS + 5))
+    compute(dataclasses.replace(asked, sequences=(long, long[1:], *[long] * PROMPTS)))
+    found = from_plain(ReferenceDetails, json.loads((tmp_path / "out" / "details.json").read_text()), "details")
+    model: Any = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    assert [one.prompt for one in found.continuations[:2]] == [long[:PROMPT_TOKENS], long[1 : PROMPT_TOKENS + 1]]
+    assert len(found.continuations) == PROMPTS
+    for one in found.continuations[:2]:
+        prompt = torch.tensor([one.prompt])
+        expected = model.generate(
+            prompt, do_sample=False, min_new_tokens=CONTINUED_TOKENS, max_new_tokens=CONTINUED_TOKENS, eos_token_id=None
+        )
+        assert one.tokens == tuple(expected[0, PROMPT_TOKENS:].tolist())
+    assert found.layers == ()
+
+
+def test_encoders_continue_nothing(bert: Path, tmp_path: Path) -> None:
+    compute(request(bert, None, "feature-extraction", tmp_path / "out"))
+    assert json.loads((tmp_path / "out" / "details.json").read_text())["continuations"] == []
 
 
 def test_a_store_of_another_model_is_refused(llama: Path, qwen2: Path, tmp_path: Path) -> None:

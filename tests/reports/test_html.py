@@ -43,7 +43,7 @@ HOSTILE = "</title></style><script>alert(1)</script><img src=x onerror=alert(2)>
 ALLOWED = set(
     re.findall(
         r"\w+",
-        """html head meta link title style body main footer article header section h1 h2 h3 p ul ol li dl dt dd div
+        """html head meta link title style body main mark footer article header section h1 h2 h3 p ul ol li dl dt dd div
         span code bdi a table caption thead tbody tr th td details summary svg rect line circle polyline text""",
     )
 )
@@ -119,7 +119,9 @@ def recorded(report: Report) -> Report:
         TokenDivergence(text="Once", quantization=0.0, lowering=0.0, total=0.001),
         TokenDivergence(text=" upon", quantization=0.5, lowering=0.0, total=0.5),
     )
-    answers = (Answer(prompt="The cat sat on the", original=(word(" mat"),), exported=(word(" hat"),)),)
+    answer = Answer(prompt="The cat sat on the", original=(word(" mat"),), exported=(word(" hat"),))
+    told = dataclasses.replace(answer, both=" mat and", original_text=" purred.", exported_text=" slept <b>well</b>.")
+    answers = (told, dataclasses.replace(answer, both=" mat."), answer)
     layers = tuple(LayerDivergence(layer=i, relative_error=e, cosine=1 - e) for i, e in enumerate((0.01, 0.03)))
     point = FrontierPoint(bytes=3 * MIB, bits_per_weight=4.0, drift=0.02, schemes={"int4 g32": 3, "int8 g64": 1})
     frontier = Frontier(
@@ -325,6 +327,7 @@ def test_details_are_shown_where_they_are_known_only() -> None:
     assert [title for title in titles if title in without] == []
     assert "Everything else takes most: 75 % of 4.0 MiB" in with_details
     assert "Chosen: 3.0 MiB of weights, 75 % as int4 g32, 25 % as int8 g64." in with_details
+    assert "1 of 2 texts are the same. From where the others part" in with_details
     assert "keeps 0.9700 of its direction" in with_details
     assert "Most after \u201cupon\u201d: 0.5 nats" in with_details
 
@@ -338,6 +341,17 @@ def test_the_block_that_leaves_most_is_the_highest_column() -> None:
     assert chart["aria-label"] == "Error after each of 30 blocks; most after block 6, 0.06."
     heights = [float(one["height"] or 0) for one in page.named("rect") if one.get("class") == "bar"][-30:]
     assert [heights.index(max(heights)), min(heights)] == [6, 0.0]
+
+
+def test_the_text_is_marked_from_where_the_two_part() -> None:
+    page = reports_to_html([Page(report=recorded(passed_report()))])
+    written = re.findall(r'<p class="written" dir="auto">(.*?)</p>', page)
+    assert written == [
+        " mat and<mark> purred.</mark>",
+        " mat and<mark> slept &lt;b&gt;well&lt;/b&gt;.</mark>",
+        " mat.",
+        " mat.",
+    ]
 
 
 def test_smaller_plans_are_left_and_closer_ones_below() -> None:

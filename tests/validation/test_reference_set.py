@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeq.core.details import LayerDivergence, ReferenceDetails
+from edgeq.core.details import Continuation, LayerDivergence, ReferenceDetails
 from edgeq.core.records import to_plain
 from edgeq.errors import CorruptInputError
 from edgeq.validation.drift import language_drift, log_softmax
@@ -156,11 +156,19 @@ def test_leading_keeps_whole_sequences(tmp_path: Path) -> None:
 def test_what_is_shown_beside_the_outputs_goes_into_a_subset(tmp_path: Path) -> None:
     whole = write_language(tmp_path / "whole")
     assert whole.details() == ReferenceDetails()
-    details = ReferenceDetails(layers=(LayerDivergence(layer=0, relative_error=math.inf, cosine=0.5),))
+    details = ReferenceDetails(
+        layers=(LayerDivergence(layer=0, relative_error=math.inf, cosine=0.5),),
+        continuations=tuple(Continuation(prompt=ids[:20], tokens=(1, 2)) for ids in whole.sequences),
+    )
     (whole.directory / DETAILS_NAME).write_text(json.dumps(to_plain(details)))
     whole.write_subset(tmp_path / "subset")
     assert ReferenceSet.open(tmp_path / "subset").details() == details
-    for broken in ("{", '{"layers": 1}', '{"later": []}'):
+    whole.write_subset(tmp_path / "small", max_bytes=6 * 40 * 64)
+    small = ReferenceSet.open(tmp_path / "small")
+    assert small.details().continuations == details.continuations[: len(small.sequences)]
+    assert len(small.sequences) == 2
+    other = '{"continuations": [{"prompt": [999], "tokens": []}]}'
+    for broken in ("{", '{"layers": 1}', '{"later": []}', other):
         (whole.directory / DETAILS_NAME).write_text(broken)
         with pytest.raises(CorruptInputError):
             whole.details()

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeq.core.details import Answer, Continuation
 from edgeq.validation.drift import language_drift, log_softmax, token_divergences
-from edgeq.validation.texts import BEST, MOST_TOKENS, PROMPT_TOKENS, PROMPTS, answers_of, decoder, tokens_of
+from edgeq.validation.texts import BEST, MOST_TOKENS, answers_of, decoder, tokens_of, with_texts
 
 WORDS = ("once", " upon", " a", " time", " there")
 
@@ -72,15 +73,46 @@ def test_answers_are_the_most_likely_after_the_prompt() -> None:
         assert [word.probability for word in words] == pytest.approx(chances[best], rel=1e-3)
 
 
-def test_prompts_are_few_and_short() -> None:
-    sequences = [[index % 5] * 40 for index in range(10)]
-    values = [logits(index, tokens=40) for index in range(10)]
-    answers = answers_of(sequences, values, values, decode)
-    assert len(answers) == PROMPTS
+def test_a_prompt_is_answered_within_its_sequence() -> None:
+    values = logits(1, tokens=40)
+    answers = answers_of([[0, 1, 2]], [values, values], [values, values], decode)
     assert [answer.original for answer in answers] == [answer.exported for answer in answers]
-    assert answers[0].prompt == "once" * PROMPT_TOKENS
-    chances = np.exp(log_softmax(values[0][PROMPT_TOKENS - 1]))
+    chances = np.exp(log_softmax(values[2]))
     assert answers[0].original[0].probability == pytest.approx(chances.max(), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("original", "exported", "texts"),
+    [
+        ((2, 3, 4), [2, 3, 4], (" a time there", "", "")),
+        ((2, 3, 4), [2, 1, 1], (" a", " time there", " upon upon")),
+        ((2, 3, 4), [1], ("", " a time there", " upon")),
+        ((2, 3, 4), [], ("", " a time there", "")),
+        ((2, 0, 4), [2], (" a", "", "")),  # 0 ends both
+        ((2, 0, 4), [2, 3], (" a", "", " time")),
+    ],
+)
+def test_texts_part_where_the_tokens_do(
+    original: tuple[int, ...], exported: list[int], texts: tuple[str, str, str]
+) -> None:
+    answer = Answer(prompt="once upon", original=(), exported=())
+    told = Continuation(prompt=(0, 1), tokens=original)
+    (found,) = with_texts([answer], [told], [exported], {0}, decode)
+    assert (found.both, found.original_text, found.exported_text) == texts
+
+
+def test_a_character_that_is_parted_within_is_whole_on_both_sides() -> None:
+    texts = {(7,): "caf", (7, 8): "caf\ufffd", (7, 8, 9): "caf\u00e9", (7, 8, 6): "caf\u00e8"}
+    told = Continuation(prompt=(7,), tokens=(8, 9))
+    answer = Answer(prompt="caf", original=(), exported=())
+    (found,) = with_texts([answer], [told], [[8, 6]], (), lambda ids: texts[tuple(ids)])
+    assert (found.both, found.original_text, found.exported_text) == ("", "\u00e9", "\u00e8")
+
+
+def test_what_a_slow_runtime_did_not_write_is_left_out() -> None:
+    answer, told = Answer(prompt="once", original=(), exported=()), Continuation(prompt=(0,), tokens=(1,))
+    first, second = with_texts([answer, answer], [told, told], [[1]], (), decode)
+    assert (first.both, second) == (" upon", answer)
 
 
 def test_broken_logits_have_no_chance() -> None:
