@@ -31,8 +31,7 @@ from edgeq.models.source import SourceModel, load
 from edgeq.models.tokens import TOKENIZER_FILE
 from edgeq.planning import Auto, Budget, asked_recipe, budget_for, recipe_within
 from edgeq.progress import Progress, SilentProgress
-from edgeq.reports.json import read_report, report_to_json
-from edgeq.reports.markdown import report_to_markdown
+from edgeq.reports.json import read_report
 from edgeq.runtimes.opening import runtime_of
 from edgeq.store import QuantizedModel
 from edgeq.summary import Origin
@@ -131,7 +130,7 @@ def make_bundle(
             )
         origin = replace(origin, notes=(*origin.notes, *artifact.notes))
         report = summary.report_of(store, staged, job.target, measurement, origin)
-        seal(staged, report, report_json=report_to_json(report), report_md=report_to_markdown(report))
+        seal(staged, report, summary.report_texts(report, staged.manifest))
     progress.note(f"the bundle is at {output}")
     return report
 

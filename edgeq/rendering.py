@@ -6,9 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from edgeq.bundle.manifest import Manifest
-from edgeq.bundle.weight_groups import weight_groups
-from edgeq.core.details import Details
 from edgeq.core.report import Report
 from edgeq.files import output_errors, write_bytes_atomic
 from edgeq.finding import find_reports
@@ -16,6 +13,7 @@ from edgeq.reports.html import Page, reports_to_html
 from edgeq.reports.junit import reports_to_junit
 from edgeq.reports.markdown import report_to_markdown
 from edgeq.reports.sarif import reports_to_sarif
+from edgeq.summary import page_of
 
 Kind = Literal["html", "junit", "sarif", "markdown"]
 
@@ -27,7 +25,7 @@ def read_pages(places: Sequence[Path]) -> tuple[Page, ...]:
     Raises UsageError where a place holds no report, CorruptInputError where a report or a manifest cannot be read.
     """
     found = [one for place in places for one in find_reports(place).values()]
-    return tuple(_page(one.report, one.manifest) for one in found if one.report is not None)
+    return tuple(page_of(one.report, one.manifest) for one in found if one.report is not None)
 
 
 def write_reports(pages: Sequence[Page], files: Mapping[Kind, Path]) -> None:
@@ -44,12 +42,6 @@ def write_reports(pages: Sequence[Page], files: Mapping[Kind, Path]) -> None:
         with output_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_bytes_atomic(path, text.encode("utf-8", "replace"))
-
-
-def _page(report: Report, manifest: Manifest | None) -> Page:
-    if manifest is None:
-        return Page(report=report)
-    return Page(report=report, details=Details(weight_groups=weight_groups(manifest)))
 
 
 def _markdown(reports: Sequence[Report]) -> str:

@@ -6,8 +6,10 @@ import platform
 from dataclasses import dataclass, replace
 
 import edgeq
-from edgeq.bundle.manifest import Manifest
+from edgeq.bundle.manifest import REPORT_FILES, Manifest
 from edgeq.bundle.stage import StagedBundle
+from edgeq.bundle.weight_groups import weight_groups
+from edgeq.core.details import Details
 from edgeq.core.frontier import Frontier
 from edgeq.core.report import (
     ArtifactSection,
@@ -19,6 +21,9 @@ from edgeq.core.report import (
     WeightsSection,
 )
 from edgeq.core.target import TargetProfile
+from edgeq.reports.html import Page, reports_to_html
+from edgeq.reports.json import report_to_json
+from edgeq.reports.markdown import report_to_markdown
 from edgeq.store import QuantizedModel
 from edgeq.validation import RUNTIMES, Measurement
 
@@ -81,6 +86,19 @@ def report_of(
         frontier=origin.frontier,
         notes=origin.notes,
     )
+
+
+def page_of(report: Report, manifest: Manifest | None) -> Page:
+    """The report with what the manifest tells of where the bytes are."""
+    if manifest is None:
+        return Page(report=report)
+    return Page(report=report, details=Details(weight_groups=weight_groups(manifest)))
+
+
+def report_texts(report: Report, manifest: Manifest) -> dict[str, str]:
+    """The report's files in a bundle, by name. The page shows the export; a later validation leaves it as it is."""
+    texts = (report_to_json(report), report_to_markdown(report), reports_to_html([page_of(report, manifest)]))
+    return dict(zip(REPORT_FILES, texts, strict=True))
 
 
 def remeasured(report: Report, measurement: Measurement) -> Report:

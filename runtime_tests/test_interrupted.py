@@ -64,7 +64,7 @@ def place(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def assert_same_bundle(one: Path, other: Path) -> None:
     """Equal but for the report, which holds times, and what the manifest says of it."""
     first, second = contents(one), contents(other)
-    for name in ("report.json", "report.md", "edgeq.json"):
+    for name in ("report.json", "report.md", "report.html", "edgeq.json"):
         assert first.pop(name)
         assert second.pop(name)
     assert first == second

@@ -19,7 +19,7 @@ from edgeq.files import contained, sha256_file
 
 MANIFEST = "edgeq.json"
 MANIFEST_SCHEMA = 1
-REPORT_FILES = ("report.json", "report.md")
+REPORT_FILES = ("report.json", "report.md", "report.html")
 _MANIFEST_LIMIT = 32 * 2**20
 
 

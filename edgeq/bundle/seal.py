@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from edgeq.bundle.manifest import MANIFEST, REPORT_FILES, ReportEntry, list_files, manifest_bytes
@@ -14,8 +15,8 @@ from edgeq.errors import InternalError
 from edgeq.files import output_errors, publish_directory, sync_directory
 
 
-def seal(staged: StagedBundle, report: Report, *, report_json: str, report_md: str) -> Path:
-    """Finish the bundle and return where it is. The two texts are `report` as `edgeq.reports` renders it.
+def seal(staged: StagedBundle, report: Report, texts: Mapping[str, str]) -> Path:
+    """Finish the bundle and return where it is. texts: `report` as `edgeq.reports` renders it, by REPORT_FILES.
 
     Files that validation put into the staged directory become part of the bundle. Raises OutputError; the staged
     directory is removed then, and a bundle that was there before stays.
@@ -27,12 +28,9 @@ def seal(staged: StagedBundle, report: Report, *, report_json: str, report_md: s
         manifest = dataclasses.replace(staged.manifest, report=ReportEntry(verdict=verdict, files=()))
         # A format that ran elsewhere than in its runtime has no memory to show for it.
         in_its_runtime = manifest.format != "coreml" or report.memory is not None
-        texts = {
-            **dict(zip(REPORT_FILES, (report_json, report_md), strict=True)),
-            "README.md": readme(manifest, in_its_runtime=in_its_runtime),
-        }
+        described = {"README.md": readme(manifest, in_its_runtime=in_its_runtime)}
         with output_errors(staged.final):
-            for name, text in texts.items():
+            for name, text in {**texts, **described}.items():
                 (staged.directory / name).write_text(text, encoding="utf-8")
             files = list_files(staged.directory, staged.manifest.files)
             if any(entry.path == MANIFEST for entry in files):

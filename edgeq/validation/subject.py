@@ -47,6 +47,7 @@ class Subject:
     buffer_limit_bytes: int | None
     files: tuple[FileEntry, ...]
     validate_cpus: tuple[Cpu, ...]
+    report_files: frozenset[str]
 
     @classmethod
     def from_manifest(cls, bundle: Path, manifest: Mapping[str, Any]) -> Subject:
@@ -55,6 +56,7 @@ class Subject:
             report = manifest.get("report", {}).get("files", [])
             entries = from_plain(tuple[FileEntry, ...], [*manifest["files"], *report], "files")
             profile = manifest["profile"]
+            reports = frozenset(str(entry["path"]) for entry in report)
             return cls(
                 directory=bundle,
                 root=str(manifest["root"]),
@@ -73,6 +75,7 @@ class Subject:
                 buffer_limit_bytes=_mib(profile.get("buffer_limit_mib")),
                 files=entries,
                 validate_cpus=from_plain(tuple[Cpu, ...], profile.get("validate_cpus", []), "profile.validate_cpus"),
+                report_files=reports,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptInputError(
@@ -95,9 +98,10 @@ class Subject:
 
     @property
     def app_bytes(self) -> int:
-        """The files that go into the app: those below `root`, without the reference for later validation."""
+        """The files that go into the app: those below `root`, without its reports and the reference for later."""
         prefix = "" if self.root == "." else f"{self.root}/"
-        shipped = (entry for entry in self.files if entry.path.startswith(prefix))
+        inside = (entry for entry in self.files if entry.path.startswith(prefix))
+        shipped = (entry for entry in inside if entry.path not in self.report_files)
         return sum(entry.bytes for entry in shipped if not entry.path.startswith(f"{VALIDATION}/"))
 
     def wrong_file(self) -> str:

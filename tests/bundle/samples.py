@@ -19,8 +19,7 @@ from edgeq.bundle.stage import StagedBundle, stage
 from edgeq.core.artifact import Artifact, Interface, Variant, WeightLocation
 from edgeq.core.model import ModelInfo
 from edgeq.core.target import Format, Provenance, Surface, TargetProfile
-from edgeq.reports.json import report_to_json
-from edgeq.reports.markdown import report_to_markdown
+from edgeq.summary import report_texts
 from tests.reports.samples import DIGEST, passed_report
 
 WORDS = ("<s>", "</s>", "once", "upon", "a", "time", "there", "was")
@@ -318,4 +317,4 @@ def sealed_bundle(
 
 def seal_sample(staged: StagedBundle) -> Path:
     report = passed_report()
-    return seal(staged, report, report_json=report_to_json(report), report_md=report_to_markdown(report))
+    return seal(staged, report, report_texts(report, staged.manifest))

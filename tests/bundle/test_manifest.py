@@ -53,7 +53,7 @@ def test_verify_returns_the_manifest(bundle: Path) -> None:
     assert manifest.weights_digest == DIGEST
     assert manifest.weights["table"].shape == (8, 8)
     assert manifest.report.verdict is Verdict.PASSED
-    assert [entry.path for entry in manifest.report.files] == ["report.json", "report.md"]
+    assert [entry.path for entry in manifest.report.files] == ["report.html", "report.json", "report.md"]
 
 
 def test_manifest_lists_every_file(bundle: Path) -> None:

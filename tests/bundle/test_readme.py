@@ -10,8 +10,7 @@ import pytest
 from edgeq.bundle.seal import seal
 from edgeq.bundle.text import installed_version, paragraph
 from edgeq.core.target import Format, Surface
-from edgeq.reports.json import report_to_json
-from edgeq.reports.markdown import report_to_markdown
+from edgeq.summary import report_texts
 from tests.bundle.samples import seal_sample, staged_bundle
 from tests.reports.samples import passed_report
 
@@ -21,7 +20,7 @@ def readme(work: Path, surface: Surface, format: Format, *, has_memory: bool = T
     report = passed_report()
     if not has_memory:
         report = dataclasses.replace(report, memory=None)
-    out = seal(staged, report, report_json=report_to_json(report), report_md=report_to_markdown(report))
+    out = seal(staged, report, report_texts(report, staged.manifest))
     return (out / "README.md").read_text(encoding="utf-8")
 
 

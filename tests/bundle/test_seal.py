@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from edgeq.bundle import seal as seal_module
-from edgeq.bundle.manifest import MANIFEST, verify
+from edgeq.bundle.manifest import MANIFEST, REPORT_FILES, verify
 from edgeq.bundle.seal import seal
 from edgeq.core.target import Surface
-from edgeq.errors import InternalError, OutputError
-from edgeq.reports.json import read_report, report_to_json
+from edgeq.errors import CorruptInputError, InternalError, OutputError
+from edgeq.reports.html import LARGEST
+from edgeq.reports.json import read_report
+from edgeq.summary import report_texts
 from tests.bundle.samples import seal_sample, sealed_bundle, staged_bundle
 from tests.reports.samples import killed_report, passed_report, unvalidated_report
 
@@ -33,6 +35,18 @@ def test_sealed_bundle_verifies_and_nothing_else_is_left(tmp_path: Path) -> None
     assert read_report(bundle / "report.json") == passed_report()
 
 
+def test_the_page_of_the_report_is_part_of_the_seal(tmp_path: Path) -> None:
+    bundle = sealed_bundle(tmp_path / "work", tmp_path / "bundle")
+    page = bundle / "report.html"
+    text = page.read_text()
+    assert len(text) < LARGEST
+    assert "Where the bytes are" in text
+    assert "<script" not in text
+    page.write_text(text.replace("passed", "failed"))
+    with pytest.raises(CorruptInputError, match=r"report\.html was changed"):
+        verify(bundle)
+
+
 def test_what_validation_left_becomes_part_of_the_bundle(tmp_path: Path) -> None:
     with staged_bundle(tmp_path / "work", tmp_path / "bundle") as staged:
         (staged.directory / "validation").mkdir()
@@ -48,10 +62,10 @@ def test_two_exports_differ_in_their_measurements_alone(tmp_path: Path, surface:
     report = passed_report()
     assert report.speed is not None
     slower = dataclasses.replace(report, speed=dataclasses.replace(report.speed, load_seconds=9.0))
-    second = seal(staged, slower, report_json=report_to_json(slower), report_md="another")
+    second = seal(staged, slower, report_texts(slower, staged.manifest))
     a, b = contents(first), contents(second)
     assert set(a) == set(b)
-    assert {path for path in a if a[path] != b[path]} == {"report.json", "report.md", MANIFEST}
+    assert {path for path in a if a[path] != b[path]} == {*REPORT_FILES, MANIFEST}
     plain_a, plain_b = json.loads(a[MANIFEST]), json.loads(b[MANIFEST])
     assert {key for key in plain_a if plain_a[key] != plain_b[key]} == {"report", "seal"}
 
@@ -60,7 +74,7 @@ def test_two_exports_differ_in_their_measurements_alone(tmp_path: Path, surface:
 def test_verdict_is_in_manifest_and_readme(tmp_path: Path, report: object) -> None:
     report = killed_report() if report == killed_report() else unvalidated_report()
     staged = staged_bundle(tmp_path / "work", tmp_path / "bundle")
-    bundle = seal(staged, report, report_json=report_to_json(report), report_md="x")
+    bundle = seal(staged, report, report_texts(report, staged.manifest))
     assert verify(bundle).report.verdict is report.verdict
     words = {"failed": "Do not ship it", "not_validated": "never run"}[report.verdict]
     assert words in (bundle / "README.md").read_text()
@@ -100,7 +114,7 @@ def test_report_about_other_weights_is_refused(tmp_path: Path) -> None:
     report = passed_report()
     other = dataclasses.replace(report, weights=dataclasses.replace(report.weights, digest="00"))
     with pytest.raises(InternalError, match="other weights"):
-        seal(staged, other, report_json="{}", report_md="")
+        seal(staged, other, report_texts(other, staged.manifest))
     assert names(tmp_path / "out") == []
 
 

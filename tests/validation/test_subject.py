@@ -45,6 +45,17 @@ def test_a_manifest_becomes_paths_and_nouns(tmp_path: Path) -> None:
     assert (subject.threads, subject.compute_unit, subject.app_bytes, subject.wrong_file()) == (4, "gpu", 5, "")
 
 
+def test_reports_are_judged_as_files_and_not_as_part_of_the_app(tmp_path: Path) -> None:
+    manifest = make_manifest(tmp_path)
+    (tmp_path / "report.html").write_bytes(b"page")
+    entry = {"path": "report.html", "bytes": 4, "sha256": hashlib.sha256(b"page").hexdigest()}
+    manifest["report"] = {"files": [entry]}
+    subject = Subject.from_manifest(tmp_path, manifest)
+    assert (subject.app_bytes, subject.wrong_file()) == (5, "")
+    (tmp_path / "report.html").write_bytes(b"other")
+    assert subject.wrong_file() == "report.html has 5 bytes, not 4"
+
+
 @pytest.mark.parametrize("key", ["root", "model", "interface", "weights", "weights_digest", "runtime", "files"])
 def test_a_missing_entry_is_refused(tmp_path: Path, key: str) -> None:
     manifest = make_manifest(tmp_path)
