@@ -83,7 +83,7 @@ def layer_columns(layers: Sequence[LayerDivergence]) -> Markup:
             anchor = "middle"
             if len(layers) > _ALL_NAMED:
                 anchor = "start" if index < len(layers) / 4 else "end" if index > 3 * len(layers) / 4 else "middle"
-            parts.append(text((index + 0.5) * step, base - height - 6, number(layer.relative_error), "value", anchor))
+            parts.append(text((index + 0.5) * step, base - height - 6, f"{layer.relative_error:.2g}", "value", anchor))
     said = f"Error after each of {len(layers)} blocks; most after block {layers[worst].layer}"
     return drawing(LAYERS, f"{said}, {number(layers[worst].relative_error)}.", *parts)
 

@@ -192,8 +192,9 @@ def _side(title: str, words: Sequence[NextWord], texts: tuple[str, str]) -> Mark
         items.append(element("li", {}, element("bdi", {}, _shown(word.text)), meter, classed("span", "share", share)))
     written: list[Child] = []
     if any(texts):
-        own = element("mark", {}, texts[1]) if texts[1] else None
-        written = [element("p", {"class": "written", "dir": "auto"}, texts[0], own)]
+        both, own = (text.lstrip(" ") if index == 0 or not texts[0] else text for index, text in enumerate(texts))
+        marked = element("mark", {}, own) if own else None
+        written = [element("p", {"class": "written", "dir": "auto"}, both, marked)]
     return classed("div", "side", classed("p", "who", title), element("ol", {}, *items), *written)
 
 

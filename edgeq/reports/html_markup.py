@@ -31,9 +31,10 @@ def plain(text: str) -> str:
     return _UNSEEN.sub("\ufffd", cut.encode("utf-8", "replace").decode("utf-8"))
 
 
-def element(name: str, attributes: Mapping[str, str], *children: Child) -> Markup:
-    """One element; strings among `children` and all attributes are escaped, None is left out."""
-    head = "".join(f' {key}="{escape(plain(value))}"' for key, value in attributes.items())
+def element(name: str, attributes: Mapping[str, str | Markup], *children: Child) -> Markup:
+    """One element; strings among `children` and attributes are cut and escaped, None is left out."""
+    values = {key: value.text if isinstance(value, Markup) else plain(value) for key, value in attributes.items()}
+    head = "".join(f' {key}="{escape(value)}"' for key, value in values.items())
     if name in _VOID and not children:
         return Markup(f"<{name}{head}>" if name in ("meta", "link", "br") else f"<{name}{head}/>")
     return Markup(f"<{name}{head}>{joined(children).text}</{name}>")

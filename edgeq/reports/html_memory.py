@@ -79,8 +79,8 @@ def _curve(steps: Sequence[str], left: float, base: float) -> Markup:
     return element(
         "svg",
         {**inner, "aria-hidden": "true"},
-        element("polyline", {"points": area, "class": "area"}),
-        element("polyline", {"points": " ".join(steps), "class": "curve"}),
+        element("polyline", {"points": Markup(area), "class": "area"}),
+        element("polyline", {"points": Markup(" ".join(steps)), "class": "curve"}),
     )
 
 

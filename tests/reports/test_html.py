@@ -319,6 +319,20 @@ def test_samples_take_the_place_of_phases() -> None:
     assert not [label for label in labels if label.startswith("Peak memory by phase")]
 
 
+def test_a_long_curve_is_drawn_to_its_end() -> None:
+    report = recorded(passed_report())
+    assert report.memory is not None
+    phases = ("load", "prefill", "decode", "drift")
+    samples = tuple(
+        MemorySample(seconds=index / 100, dirty_bytes=index * MIB, phase=phases[index // 64]) for index in range(256)
+    )
+    page = page_of(dataclasses.replace(report, memory=dataclasses.replace(report.memory, samples=samples)))
+    for line in page.named("polyline"):
+        points = [tuple(map(float, point.split(","))) for point in (line["points"] or "").split()]
+        assert len(points) > 2 * len(samples)
+        assert points[-1][0] == 1000
+
+
 def test_details_are_shown_where_they_are_known_only() -> None:
     titles = ("Where the bytes are", "Change by token", "Change by layer", "The same prompt", "Size and drift of")
     with_details = page_of(recorded(passed_report()), full_details()).text
@@ -347,10 +361,10 @@ def test_the_text_is_marked_from_where_the_two_part() -> None:
     page = reports_to_html([Page(report=recorded(passed_report()))])
     written = re.findall(r'<p class="written" dir="auto">(.*?)</p>', page)
     assert written == [
-        " mat and<mark> purred.</mark>",
-        " mat and<mark> slept &lt;b&gt;well&lt;/b&gt;.</mark>",
-        " mat.",
-        " mat.",
+        "mat and<mark> purred.</mark>",
+        "mat and<mark> slept &lt;b&gt;well&lt;/b&gt;.</mark>",
+        "mat.",
+        "mat.",
     ]
 
 
