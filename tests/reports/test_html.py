@@ -94,9 +94,6 @@ class Read(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-FRONTIER = ("best", "uniform", "chosen")
-
-
 def page_of(report: Report, details: Details | None = None) -> Read:
     return Read(reports_to_html([Page(report=report, details=details or Details())]))
 
@@ -319,20 +316,6 @@ def test_samples_take_the_place_of_phases() -> None:
     assert not [label for label in labels if label.startswith("Peak memory by phase")]
 
 
-def test_a_long_curve_is_drawn_to_its_end() -> None:
-    report = recorded(passed_report())
-    assert report.memory is not None
-    phases = ("load", "prefill", "decode", "drift")
-    samples = tuple(
-        MemorySample(seconds=index / 100, dirty_bytes=index * MIB, phase=phases[index // 64]) for index in range(256)
-    )
-    page = page_of(dataclasses.replace(report, memory=dataclasses.replace(report.memory, samples=samples)))
-    for line in page.named("polyline"):
-        points = [tuple(map(float, point.split(","))) for point in (line["points"] or "").split()]
-        assert len(points) > 2 * len(samples)
-        assert points[-1][0] == 1000
-
-
 def test_details_are_shown_where_they_are_known_only() -> None:
     titles = ("Where the bytes are", "Change by token", "Change by layer", "The same prompt", "Size and drift of")
     with_details = page_of(recorded(passed_report()), full_details()).text
@@ -344,36 +327,6 @@ def test_details_are_shown_where_they_are_known_only() -> None:
     assert "1 of 2 texts are the same. From where the others part" in with_details
     assert "keeps 0.9700 of its direction" in with_details
     assert "Most after \u201cupon\u201d: 0.5 nats" in with_details
-
-
-def test_the_block_that_leaves_most_is_the_highest_column() -> None:
-    layers = tuple(LayerDivergence(layer=index, relative_error=index % 7 / 100, cosine=0.9) for index in range(30))
-    report = recorded(passed_report())
-    assert report.drift is not None
-    page = page_of(dataclasses.replace(report, drift=dataclasses.replace(report.drift, layers=layers)))
-    (chart,) = [one for one in page.named("svg") if (one.get("aria-label") or "").startswith("Error after each")]
-    assert chart["aria-label"] == "Error after each of 30 blocks; most after block 6, 0.06."
-    heights = [float(one["height"] or 0) for one in page.named("rect") if one.get("class") == "bar"][-30:]
-    assert [heights.index(max(heights)), min(heights)] == [6, 0.0]
-
-
-def test_the_text_is_marked_from_where_the_two_part() -> None:
-    page = reports_to_html([Page(report=recorded(passed_report()))])
-    written = re.findall(r'<p class="written" dir="auto">(.*?)</p>', page)
-    assert written == [
-        "mat and<mark> purred.</mark>",
-        "mat and<mark> slept &lt;b&gt;well&lt;/b&gt;.</mark>",
-        "mat.",
-        "mat.",
-    ]
-
-
-def test_smaller_plans_are_left_and_closer_ones_below() -> None:
-    circles = [one for one in page_of(recorded(passed_report())).named("circle") if one.get("class") in FRONTIER]
-    assert [one["class"] for one in circles] == ["best", "best", "uniform", "chosen"]
-    x, y = ([float((one[axis] or "").rstrip("%")) for one in circles] for axis in ("cx", "cy"))
-    assert x[0] == x[3] < x[2] < x[1]
-    assert y[2] < y[0] == y[3] < y[1]
 
 
 @pytest.mark.parametrize(("divergence", "step"), [(0.0, 0), (0.01, 1), (0.19, 2), (5.0, 4), (float("nan"), 4)])
