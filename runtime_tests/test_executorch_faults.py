@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ from edgeq.lowering.executorch.carriers import QuantizedLinear, carrier
 from edgeq.lowering.executorch.checks import check, weight_bytes
 from edgeq.lowering.executorch.placement import place
 from edgeq.lowering.quiet import quiet_torch
+from edgeq.validation.executorch_weights import read_program
+from edgeq.validation.kernel_coverage import program_gate, slow_calls
 from tests.lowering.executorch.samples import ENCODER, exported, kernels_of, random_tensor, scheme
 
 Floats = npt.NDArray[np.float32]
@@ -55,10 +58,11 @@ def with_zero_points(tensor: QuantizedTensor) -> nn.Module:
     return product(carrier(tensor, zero_points=True, int8_activations=True))
 
 
-def lowered(module: nn.Module) -> bytes:
+def lowered(module: nn.Module, *, delegated: bool = True) -> bytes:
     """What ExecuTorch's own documentation makes of it, with nothing that checks."""
     with quiet_torch():
-        edge = to_edge_transform_and_lower(exported(module, X), partitioner=[XnnpackPartitioner()])
+        partitioners = [XnnpackPartitioner()] if delegated else []
+        edge = to_edge_transform_and_lower(exported(module, X), partitioner=partitioners)
         pte: bytes = edge.to_executorch(ExecutorchBackendConfig(do_quant_fusion_and_const_prop=True)).buffer
     return pte
 
@@ -116,3 +120,13 @@ def test_other_scales_are_caught(damage: Callable[[Floats], Floats]) -> None:
     kernels.store.tensors[NAME] = other  # type: ignore[attr-defined]
     with pytest.raises(UnsupportedModelError, match=f"scales of {NAME}"):
         place(pte, kernels.store, kernels)
+
+
+@pytest.mark.parametrize("delegated", [True, False])
+def test_products_that_are_not_xnnpacks_are_named(delegated: bool, tmp_path: Path) -> None:
+    path = tmp_path / "model.pte"
+    path.write_bytes(lowered(nn.Sequential(nn.Linear(INPUTS, OUTPUTS)), delegated=delegated))
+    slow = slow_calls(read_program(path).program)
+    assert [name.split(",")[0] for name in slow] == ([] if delegated else ["forward: aten::addmm"])
+    (gate,) = program_gate(slow, 1)
+    assert gate.verdict == ("passed" if delegated else "failed")

@@ -90,7 +90,8 @@ def _case(suite: ElementTree.Element, gate: Gate, *, class_name: str) -> None:
         case Verdict.NOT_VALIDATED:
             ElementTree.SubElement(case, "skipped", message=_xml(gate.reason or "not validated"))
         case Verdict.PASSED:
-            ElementTree.SubElement(case, "system-out").text = _xml(f"value {value}, limit {limit}")
+            warning = f"\nwarning: {gate.reason}" if gate.reason else ""
+            ElementTree.SubElement(case, "system-out").text = _xml(f"value {value}, limit {limit}{warning}")
 
 
 def _verdict_gate(report: Report) -> Gate:

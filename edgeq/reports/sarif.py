@@ -40,7 +40,7 @@ def reports_to_sarif(reports: Sequence[Report], *, settings_file: str = "edgeq.t
             what=f"{report.model.source} for {report.target}, {report.format}",
             identity=f"{report.model.source}|{report.target}|{report.format}",
             gate=gate,
-            level=_LEVELS[gate.verdict],
+            level=_level(gate),
         )
         for report in reports
         for gate in _gates(report)
@@ -59,10 +59,19 @@ def _cell_findings(cell: CellResult) -> Iterator[_Finding]:
         gate = Gate(name="build", value=None, limit=None, verdict=Verdict.FAILED, reason=cell.error)
         yield _Finding(what=cell.name, identity=cell.name, gate=gate, level="error")
     for gate in cell.gates():
-        if gate.verdict in _LEVELS:
-            yield _Finding(what=cell.name, identity=cell.name, gate=gate, level=_LEVELS[gate.verdict])
+        if _is_finding(gate):
+            yield _Finding(what=cell.name, identity=cell.name, gate=gate, level=_level(gate))
     for gate in cell.warnings:
         yield _Finding(what=cell.name, identity=cell.name, gate=gate, level="warning")
+
+
+def _is_finding(gate: Gate) -> bool:
+    """Not passed, or passed with something to say."""
+    return gate.verdict in _LEVELS or bool(gate.reason)
+
+
+def _level(gate: Gate) -> str:
+    return _LEVELS.get(gate.verdict, "warning")
 
 
 def _document(findings: Sequence[_Finding], version: str, settings_file: str) -> str:
@@ -82,9 +91,9 @@ def _document(findings: Sequence[_Finding], version: str, settings_file: str) ->
 
 
 def _gates(report: Report) -> list[Gate]:
-    found = [gate for gate in report.gates if gate.verdict in _LEVELS]
-    if not found and report.verdict in _LEVELS:
-        found = [Gate(name="verdict", value=None, limit=None, verdict=report.verdict, reason=report.reason)]
+    found = [gate for gate in report.gates if _is_finding(gate)]
+    if not any(gate.verdict in _LEVELS for gate in found) and report.verdict in _LEVELS:
+        found += [Gate(name="verdict", value=None, limit=None, verdict=report.verdict, reason=report.reason)]
     return found
 
 

@@ -24,20 +24,26 @@ ALIGNMENT = 16
 """Of constants in the file, in bytes."""
 
 
+def read_program(model_path: Path) -> Any:  # noqa: ANN401 - executorch has no types
+    """A `.pte` as ExecuTorch reads it. Raises CorruptInputError for what is none, RuntimeUnavailableError without the
+    package."""
+    try:
+        from executorch.exir._serialize._program import deserialize_pte_binary
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f"ExecuTorch cannot be imported ({error}).", remedy="Install it: pip install 'edgeq[executorch]'."
+        ) from error
+    try:
+        return deserialize_pte_binary(model_path.read_bytes())
+    except Exception as error:  # flatbuffers raises whatever its bytes lead it to
+        raise _corrupt("it is not an ExecuTorch program") from error
+
+
 class ExecuTorchWeights:
-    """The buffers of a `.pte` by their places. Raises CorruptInputError for what is none."""
+    """The buffers of a `.pte` by their places. Raises what `read_program` raises."""
 
     def __init__(self, model_path: Path) -> None:
-        try:
-            from executorch.exir._serialize._program import deserialize_pte_binary
-        except ImportError as error:
-            raise RuntimeUnavailableError(
-                f"ExecuTorch cannot be imported ({error}).", remedy="Install it: pip install 'edgeq[executorch]'."
-            ) from error
-        try:
-            file = deserialize_pte_binary(model_path.read_bytes())
-        except Exception as error:  # flatbuffers raises whatever its bytes lead it to
-            raise _corrupt("it is not an ExecuTorch program") from error
+        file = read_program(model_path)
         self._constants = file.program.constant_buffer or []
         self._named = file.named_data
 

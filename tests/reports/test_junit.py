@@ -26,6 +26,15 @@ def test_a_suite_for_each_report_and_a_case_for_each_gate() -> None:
     assert properties["artifact_bytes"] == str(passed_report().artifact.bytes)
 
 
+def test_a_gate_that_passed_with_something_to_say_warns() -> None:
+    gate = Gate(name="native_kernels", value="2 of 2", limit="2 of 2", verdict=Verdict.PASSED, reason="on wasm, q")
+    (suite,) = suites(dataclasses.replace(passed_report(), gates=(*passed_report().gates, gate)))
+    texts = [case.findtext("system-out") or "" for case in suite.findall("testcase")]
+    assert [("warning" in text) for text in texts] == [False] * len(passed_report().gates) + [True]
+    assert texts[-1].endswith("warning: on wasm, q")
+    assert suite.get("failures") == "0"
+
+
 def test_failed_gates_are_failures_with_their_reason() -> None:
     report = encoder_report()
     (suite,) = suites(report)

@@ -37,6 +37,13 @@ def test_a_failed_gate_is_an_error_and_its_rule_is_known() -> None:
         assert report.model.source in result["message"]["text"]
 
 
+def test_a_gate_that_passed_with_something_to_say_is_a_warning() -> None:
+    gate = Gate(name="native_kernels", value="2 of 2", limit="2 of 2", verdict=Verdict.PASSED, reason="on wasm, q")
+    (result,) = only_run(dataclasses.replace(passed_report(), gates=(*passed_report().gates, gate)))["results"]
+    assert (result["level"], result["ruleId"]) == ("warning", "native_kernels")
+    assert "on wasm, q" in result["message"]["text"]
+
+
 @pytest.mark.parametrize(("report", "level"), [(unvalidated_report(), "note"), (killed_report(), "error")])
 def test_a_verdict_without_gates_is_told(report: Report, level: str) -> None:
     (result,) = only_run(dataclasses.replace(report, gates=()))["results"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
-from edgeq.targets.kernels import ONNXRUNTIME, Product, native_kernel, remedy
+from edgeq.targets.kernels import FALLBACKS, KERNELS, Product, Runtime, native_kernel, remedy
 
 PRODUCT = Product(bits=4, block_size=32, accuracy_level=4)
 
@@ -42,5 +43,19 @@ def test_the_remedy_makes_it_native(product: Product, says: str) -> None:
     assert says in remedy(product)
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("level", [1, 4])
+@pytest.mark.parametrize("block_size", [16, 32, 128])
+def test_browsers_have_kernels_on_webgpu_alone(bits: int, level: int, block_size: int) -> None:
+    product = Product(bits=bits, block_size=block_size, accuracy_level=level)
+    assert native_kernel(product, "webgpu") is not None
+    assert native_kernel(replace(product, float_zero_points=True), "webgpu") is None
+    assert native_kernel(product, "wasm") is None
+    assert "WebGPU" in remedy(product, "wasm")
+
+
 def test_every_row_says_where_it_comes_from() -> None:
-    assert all("measured" in kernel.source and kernel.since for kernel in ONNXRUNTIME)
+    rows = [kernel for kernels in KERNELS.values() for kernel in kernels]
+    assert rows
+    assert all("measured" in kernel.source and kernel.since for kernel in rows)
+    assert KERNELS.keys() == FALLBACKS.keys() == set(get_args(Runtime))
