@@ -39,8 +39,6 @@ from edgeq.planning import AUTO_BITS, Auto, asked_recipe
 from edgeq.progress import Progress, SilentProgress
 from edgeq.quantization import allocate, quantize
 from edgeq.quantization.methods import AUTO, CALIBRATED, METHODS
-from edgeq.reports.json import report_to_json
-from edgeq.reports.markdown import report_to_markdown
 from edgeq.store import QuantizedModel
 from edgeq.targets.profiles import ALL_FORMATS, formats_of, load_profile, with_accuracy_level
 from edgeq.validation import validate_bundle
@@ -203,8 +201,9 @@ def _bundle(loaded: _Loaded, store: QuantizedModel, job: Job, work: Path, progre
                 reference=cases.directory,
                 progress=progress,
             )
-        report = summary.report_of(store, staged, job.target, measurement, (*loaded.notes, *artifact.notes))
-        seal(staged, report, report_json=report_to_json(report), report_md=report_to_markdown(report))
+        origin = summary.Origin(notes=(*loaded.notes, *artifact.notes))
+        report = summary.report_of(store, staged, job.target, measurement, origin)
+        seal(staged, report, summary.report_texts(report, staged.manifest))
     progress.note(f"the bundle is at {job.output}")
     return report
 
