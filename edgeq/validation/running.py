@@ -228,12 +228,13 @@ def run_child(
         environment=launch.environment,
         timeout=limits.timeout,
     )
-    written = directory / "result.json"
-    return Run(
-        outcome=outcome,
-        result=json.loads(written.read_text(encoding="utf-8")) if written.is_file() else {},
-        memory=None if launch.is_emulated else _memory(outcome, runtime_bytes),
-    )
+    memory = None if launch.is_emulated else _memory(outcome, runtime_bytes)
+    return Run(outcome=outcome, result=_result(directory / "result.json"), memory=memory)
+
+
+def _result(path: Path) -> dict[str, Any]:
+    """What the child wrote down, nothing where it did not come to that."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def _memory(outcome: Outcome, runtime_bytes: int | None) -> MemorySection | None:
