@@ -148,7 +148,10 @@ def test_settings_come_from_pyproject_where_there_is_no_edgeq_toml(library: Libr
         ("effort = 'fats'", "Did you mean 'fast'?"),
         ("calibration = 1", "calibration the value 1"),
         ("max_memory = 'much'", "is not a size"),
-        ("model = ", "cannot be read"),
+        ("model = ", "is not TOML"),
+        ("model = 3", "model the value 3"),
+        ("max_drift = -1", "max_drift the value -1"),
+        ("task = 'module'", "task has no value"),
     ],
 )
 def test_wrong_settings_are_refused_in_one_line(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from edgeq.building.configuration import Budgets, Limit
+from edgeq.building.configuration import Budgets
 from edgeq.core.report import (
     BackendSection,
     ClassDrift,
@@ -18,6 +18,7 @@ from edgeq.core.report import (
     Verdict,
 )
 from edgeq.reports.figures import size
+from edgeq.settings import Limit
 from edgeq.validation import REFERENCE_EXECUTED, REFERENCE_RUNTIME
 from edgeq.validation.gates import at_least, at_most, backend_gate, not_applicable, verdict_of
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from edgeq.building.configuration import BUDGETS, Budgets, CellSettings, Configuration, ModelEntry
+from edgeq.building.configuration import Budgets, CellSettings, Configuration, ModelEntry
 from edgeq.bundle.stage import bundle_name
 from edgeq.core.recipe import Recipe
 from edgeq.core.target import Format, TargetProfile
 from edgeq.errors import UnknownNameError, UsageError
 from edgeq.planning import Budget, asked_recipe, budget_for
 from edgeq.quantization.methods import resolve_method
+from edgeq.settings import BUDGETS
 from edgeq.targets.profiles import formats_of, load_profile, with_accuracy_level
 
 

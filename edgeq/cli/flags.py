@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from edgeq.cli.settings import as_architecture, as_effort, as_installation, as_task
+from edgeq.cli.settings import as_architecture, as_installation
+from edgeq.settings import as_effort, as_task
 from edgeq.values import parse_bits, parse_size
 
 Require = Annotated[bool, Option("--require", help="No verdict is exit code 3.")]

@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 
 from edgeq.building.budgets import judge
-from edgeq.building.configuration import Budgets, Limit
+from edgeq.building.configuration import Budgets
 from edgeq.core.report import EmbeddingDrift, Gate, Report, Verdict
+from edgeq.settings import Limit
 from edgeq.validation import REFERENCE_EXECUTED, REFERENCE_RUNTIME
 from edgeq.validation.gates import backend_gate
 from tests.reports.samples import MIB, browser_report, encoder_report, killed_report, passed_report, unvalidated_report

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeq.building.configuration import Limit, ModelEntry, find_configuration, read_configuration
+from edgeq.building.configuration import ModelEntry, find_configuration, read_configuration
 from edgeq.errors import UnknownNameError, UsageError
+from edgeq.settings import Limit
 
 
 def written(directory: Path, text: str, name: str = "edgeq.toml") -> Path:

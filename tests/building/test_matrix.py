@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from edgeq.building.configuration import Limit, read_configuration
+from edgeq.building.configuration import read_configuration
 from edgeq.building.matrix import Cell, cells_of, selected
 from edgeq.core.recipe import Recipe
 from edgeq.errors import UnknownNameError, UsageError
+from edgeq.settings import Limit
 from edgeq.targets.profiles import load_profile
 
 

@@ -10,13 +10,14 @@ from xml.etree import ElementTree
 import pytest
 
 from edgeq.building.budgets import judge
-from edgeq.building.configuration import Budgets, Limit
+from edgeq.building.configuration import Budgets
 from edgeq.core.build import Build, CellResult, verdict_of_cells
 from edgeq.core.report import EmbeddingDrift, Report, Verdict
 from edgeq.errors import CorruptInputError, UsageError
 from edgeq.reports.build import build_markdown, build_text, read_build
 from edgeq.reports.junit import build_to_junit
 from edgeq.reports.sarif import build_to_sarif
+from edgeq.settings import Limit
 from tests.reports.samples import MIB, encoder_report, passed_report, unvalidated_report
 
 ERROR = "models/<x> is not a directory here. Check the path; a hub id reads owner/name."
