@@ -1,6 +1,6 @@
 """Which products of quantized weights a runtime computes as they are; all others it rebuilds in float at each call.
 
-Core ML is not here: it decides on the device, and only a Mac's compute plan says how (`validate_on_mac.py`).
+Core ML decides on the device: what is known beforehand is what its Neural Engine does not take.
 """
 
 from __future__ import annotations
@@ -102,6 +102,11 @@ REBUILDING = ("dequantize", "torchao::", "mixed_linear", "mixed_mm")
 PORTABLE_FALLBACK = "it runs apart from XNNPACK, which takes about 100 times as long"
 """Measured with ExecuTorch 1.5.0, x86-64, one thread, one row, four products of 4096 x 4096: 1.2 ms in XNNPACK's 4-bit
 kernels, 130 to 137 ms where the weights are widened first."""
+
+
+NEURAL_ENGINE_FALLBACK = "the Neural Engine takes one scale per channel, or palettes; the CPU computes what has groups"
+"""Documented, not measured: Apple's guide to quantization's performance (coremltools 9.0) and apple/coremltools#2510.
+The GPU and the CPU take groups of integers and palettes alike."""
 
 
 def native_kernel(product: Product, runtime: Runtime = "onnxruntime") -> Kernel | None:

@@ -10,6 +10,7 @@ from edgeq.core.report import Gate, Verdict
 from edgeq.targets.kernels import (
     FALLBACKS,
     KERNELS,
+    NEURAL_ENGINE_FALLBACK,
     PORTABLE,
     PORTABLE_FALLBACK,
     REBUILDING,
@@ -26,13 +27,14 @@ from edgeq.validation.subject import Subject
 NAME = "native_kernels"
 OPERATOR = "MatMulNBits"
 MATRIX = 2
+NEURAL_ENGINE_REMEDY = "export for that unit again, or for the GPU"
 PORTABLE_REMEDY = "use --format onnx for this model, or 4 or 8 bits"
 FLOAT_TYPES = (1, 10)
 """float32 and float16, as ONNX numbers them."""
 
 
 def kernel_gates(subject: Subject) -> tuple[Gate, ...]:
-    """How many products have a native kernel, of all there are; empty where none is quantized, and for Core ML.
+    """How many products have a native kernel, of all there are; empty where none is quantized.
 
     Quantized convolutions are no products here: constants alone go into their unpacking, which is done once, when the
     model loads. A browser's bundle is judged by its profile's execution providers. Raises CorruptInputError, and
@@ -51,7 +53,7 @@ def kernel_gates(subject: Subject) -> tuple[Gate, ...]:
         case "executorch":
             return program_gate(slow_calls(read_program(subject.model).program), _delegated(subject))
         case "coreml":
-            return ()
+            return neural_engine_gate(subject.weights) if subject.compute_unit == "neural_engine" else ()
         case _:
             assert_never(subject.format)
 
@@ -77,9 +79,8 @@ def gate_of(found: Mapping[str, Product], runtimes: Sequence[Runtime]) -> tuple[
 
 def _said(slow: Sequence[str], found: Mapping[str, Product], runtime: Runtime) -> str:
     first = found[slow[0]]
-    others = f", as {len(slow) - 1} more," if len(slow) > 1 else ""
-    why = FALLBACKS[runtime]
-    return f"{slow[0]} ({first.label()}){others} has no native kernel: {why}; {remedy(first, runtime)}"
+    names = f"{slow[0]} ({first.label()})" + (f" and {len(slow) - 1} more have" if len(slow) > 1 else " has")
+    return f"{names} no native kernel: {FALLBACKS[runtime]}; {remedy(first, runtime)}"
 
 
 def program_gate(slow: Sequence[str], delegated: int) -> tuple[Gate, ...]:
@@ -89,6 +90,17 @@ def program_gate(slow: Sequence[str], delegated: int) -> tuple[Gate, ...]:
         return ()
     reason = f"{slow[0]} computes with stored weights: {PORTABLE_FALLBACK}; {PORTABLE_REMEDY}" if slow else ""
     return (same(NAME, f"{delegated} of {total}", f"{total} of {total}", reason),)
+
+
+def neural_engine_gate(weights: Mapping[str, Any]) -> tuple[Gate, ...]:
+    """The gate on a package for Core ML's Neural Engine, by its weights' entries in the manifest."""
+    slow = [
+        name for name, one in weights.items() if one["group_size"] is not None and one["group_size"] < one["shape"][1]
+    ]
+    every = f"{len(weights)} of {len(weights)}"
+    size = weights[slow[0]]["group_size"] if slow else None
+    reason = f"{slow[0]} has groups of {size}: {NEURAL_ENGINE_FALLBACK}; {NEURAL_ENGINE_REMEDY}" if slow else ""
+    return (same(NAME, f"{len(weights) - len(slow)} of {len(weights)}", every, reason),) if weights else ()
 
 
 def slow_calls(program: Any) -> list[str]:  # noqa: ANN401 - executorch has no types

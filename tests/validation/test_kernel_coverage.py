@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeq.targets.kernels import Product
-from edgeq.validation.kernel_coverage import gate_of, products, program_gate, slow_calls
+from edgeq.validation.kernel_coverage import gate_of, neural_engine_gate, products, program_gate, slow_calls
 
 
 def model(
@@ -67,7 +67,7 @@ def test_one_slow_product_fails_the_gate_by_its_name() -> None:
 def test_what_webgpu_computes_passes_and_says_what_wasm_rebuilds() -> None:
     (gate,) = gate_of({"q in q4": FAST, "k in q4": FAST}, ("wasm", "webgpu"))
     assert (gate.value, gate.limit, gate.verdict) == ("2 of 2", "2 of 2", "passed")
-    assert gate.reason.startswith("on wasm, q in q4 (4 bits, groups of 32, accuracy level 1), as 1 more, has no native")
+    assert gate.reason.startswith("on wasm, q in q4 (4 bits, groups of 32, accuracy level 1) and 1 more have no native")
     assert "17 to 25 times" in gate.reason
     assert "open it with WebGPU" in gate.reason
 
@@ -84,6 +84,23 @@ def test_wasm_alone_has_no_better_choice() -> None:
     (gate,) = gate_of({"a": FAST}, ("wasm",))
     assert (gate.value, gate.limit, gate.verdict) == ("0 of 1", None, "passed")
     assert gate.reason.startswith("on wasm, a (")
+
+
+@pytest.mark.parametrize(
+    ("entry", "is_slow"),
+    [
+        ({"group_size": 32}, True),
+        ({"group_size": 64}, False),
+        ({"group_size": None}, False),
+        ({"group_size": None, "codebook_kind": "kmeans"}, False),
+    ],
+)
+def test_the_neural_engine_takes_no_groups(entry: dict[str, object], is_slow: bool) -> None:
+    whole = {"group_size": None, "shape": [8, 64]}
+    (gate,) = neural_engine_gate({"a": whole, "b": {"shape": [8, 64], **entry}})
+    assert (gate.value, gate.verdict) == (("1 of 2", "failed") if is_slow else ("2 of 2", "passed"))
+    assert gate.reason.startswith("b has groups of 32: the Neural Engine") == is_slow
+    assert neural_engine_gate({}) == ()
 
 
 def program(operator: str, *values: object) -> SimpleNamespace:
