@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import edgeq
-from edgeq.cli.settings import as_task
 from edgeq.errors import UnknownNameError, UsageError
+from edgeq.settings import as_task
 from tests.tiny_models import tiny_llama
 
 X = (torch.zeros(2, 64),)
