@@ -85,17 +85,11 @@ def build(model: SourceModel, job: Job, progress: Progress) -> tuple[Report, ...
             model, fitted.recipe, job.target, job.formats, work / STORE, calibration=job.calibration, progress=progress
         )
         origin = Origin(notes=(*model.notes, *notes), frontier=fitted.frontier)
-        return _bundles(store, model, job, work, progress, origin=origin)
+        return _bundles(store, model, job, work, origin=origin, progress=progress)
 
 
 def _bundles(
-    store: QuantizedModel,
-    model: SourceModel | None,
-    job: Job,
-    work: Path,
-    progress: Progress,
-    *,
-    origin: Origin,
+    store: QuantizedModel, model: SourceModel | None, job: Job, work: Path, *, origin: Origin, progress: Progress
 ) -> tuple[Report, ...]:
     """The second half of the pipeline: from a store to sealed bundles."""
     references = make_references(store, model, job, work / "reference", progress)
@@ -273,7 +267,7 @@ def lower(
     with workplace(job.output) as work:
         model = _original(quantized) if validate else None
         origin = Origin(notes=() if model is None else model.notes)
-        return _bundles(quantized, model, job, work, progress or SilentProgress(), origin=origin)[0]
+        return _bundles(quantized, model, job, work, origin=origin, progress=progress or SilentProgress())[0]
 
 
 def validate(
