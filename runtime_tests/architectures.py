@@ -13,8 +13,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from edgeq import export
+from edgeq.core.model import Task
 from edgeq.errors import EdgeqError
-from runtime_tests.families import ENCODERS, GPT, HEADS, LANGUAGE_MODELS, WINDOW, Family, save_random
+from runtime_tests.families import ENCODERS, GPT, HEADS, LANGUAGE_MODELS, WINDOW, Family, Options, save_random
 from tests.readme import README
 
 BEGIN, END = (
@@ -26,6 +27,12 @@ BITS, TARGET, METHOD = 4, "android", "mse"
 ACCURACY_LEVEL = 1
 """Float32 activations: the lowering's drift is then the conversion's alone, under limits that are tight. No kernel
 multiplies with 8 bits there, so that tables that are heads as well have 4."""
+
+
+def row_name(model_type: str, task: str) -> str:
+    """Names a row: transformers' type of model, and the task where that is not what the type is known for."""
+    return model_type if task in ("text-generation", "feature-extraction") else f"{model_type} for {task}"
+
 
 ARCHITECTURES: dict[str, Family] = {
     **{name: family for name, family in (LANGUAGE_MODELS | ENCODERS).items() if name == family.model_type},
@@ -85,7 +92,29 @@ ARCHITECTURES: dict[str, Family] = {
         pooling="mean",
     ),
 }
-"""One entry, one row. Name: transformers' model type."""
+
+OPTIONS: dict[str, Options] = {
+    "roberta": {"pad_token_id": 1, "bos_token_id": 0},
+    "distilbert": {"dim": 64, "hidden_dim": 172, "n_layers": 2, "n_heads": 4},
+    "electra": {"embedding_size": 32},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "swin": {"patch_size": 4, "embed_dim": 32, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4},
+    "convnext": {"patch_size": 4, "hidden_sizes": [32, 64], "depths": [1, 1], "num_stages": 2},
+    "mobilenet_v2": {"depth_multiplier": 0.25},
+    "resnet": {"embedding_size": 32, "hidden_sizes": [32, 64], "depths": [1, 1]},
+}
+OTHERS: dict[Task, tuple[str, ...]] = {
+    "text-classification": ("bert", "roberta", "distilbert", "deberta-v2", "electra"),
+    "token-classification": ("bert", "roberta", "distilbert"),
+    "image-classification": ("vit", "deit", "swin", "convnext", "mobilenet_v2", "resnet"),
+    "image-feature-extraction": ("vit", "dinov2", "swin", "convnext", "resnet"),
+}
+"""By task; a type of model more is one word here, and its sizes in OPTIONS where they have other names."""
+ARCHITECTURES |= {
+    row_name(model_type, task): Family(model_type=model_type, options=OPTIONS.get(model_type, {}), task=task)
+    for task, model_types in OTHERS.items()
+    for model_type in model_types
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +129,13 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         drift = "" if self.drift is None else f"{self.drift:.0e}"
-        return f"`{self.architecture}`", self.task, self.verdict, drift, self.reason.replace("|", "\\|")
+        return (
+            f"`{self.architecture.partition(' for ')[0]}`",
+            self.task,
+            self.verdict,
+            drift,
+            self.reason.replace("|", "\\|"),
+        )
 
 
 def measure(name: str, directory: Path) -> Row:
@@ -135,7 +170,7 @@ def written_rows(readme: str) -> dict[str, tuple[str, ...]]:
     """The README's rows as cells, by architecture."""
     lines = readme.partition(BEGIN)[2].partition(END)[0].strip().splitlines()[2:]
     rows = [tuple(cell.strip() for cell in line.strip("|").split(" | ")) for line in lines]
-    return {cells[0].strip("`"): cells for cells in rows}
+    return {row_name(cells[0].strip("`"), cells[1]): cells for cells in rows}
 
 
 def with_rows(readme: str, rows: Iterable[Row]) -> str:

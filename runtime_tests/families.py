@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -11,13 +12,21 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from edgeq.core.artifact import Artifact
 from edgeq.core.model import Pooling, Task
 from edgeq.core.recipe import Recipe, Rule
 from edgeq.core.scheme import Scheme
 from edgeq.core.target import TargetProfile
+from edgeq.core.task import takes_pixels
 from edgeq.lowering import lower
 from edgeq.models.architecture import load_module
 from edgeq.models.pooling import SentenceEmbedding
@@ -41,6 +50,24 @@ BASE: Options = {
     "pad_token_id": 0,
     "bos_token_id": 1,
     "eos_token_id": 2,
+}
+IMAGE_SIZE = 32
+IMAGES: Options = {
+    "hidden_size": 64,
+    "intermediate_size": 172,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": IMAGE_SIZE,
+    "patch_size": 8,
+    "num_labels": 10,
+}
+BUILDERS: dict[Task, Any] = {
+    "text-generation": AutoModelForCausalLM,
+    "feature-extraction": AutoModel,
+    "text-classification": AutoModelForSequenceClassification,
+    "token-classification": AutoModelForTokenClassification,
+    "image-classification": AutoModelForImageClassification,
+    "image-feature-extraction": AutoModel,
 }
 HEADS: Options = {"head_dim": 16}
 WINDOW: Options = {"head_dim": 16, "sliding_window": 8}
@@ -194,14 +221,18 @@ def target(accuracy_level: int = 1) -> TargetProfile:
 def save_random(family: Family, directory: Path) -> Path:
     """A checkpoint whose norms and biases are no longer ones and zeros, which would hide those that are forgotten."""
     torch.manual_seed(0)
-    config = AutoConfig.for_model(family.model_type, **{**BASE, **family.options})
-    builder: Any = AutoModelForCausalLM if family.task == "text-generation" else AutoModel
+    base = IMAGES if takes_pixels(family.task) else BASE
+    config = AutoConfig.for_model(family.model_type, **{**base, **family.options})
+    builder: Any = BUILDERS[family.task]
     model = builder.from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
     model.save_pretrained(directory)
+    if takes_pixels(family.task):
+        settings = {"size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}}
+        (directory / "preprocessor_config.json").write_text(json.dumps(settings))
     if family.pooling != "none":
         save_sentence_modules(directory, pooling=family.pooling, normalize=True, dimension=64)
     return directory
