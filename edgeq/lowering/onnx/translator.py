@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from torch import fx
+from torch._ops import OpOverload
 
 from edgeq.errors import UnsupportedModelError
 from edgeq.lowering.onnx.linears import LinearGroup, LinearGroups
@@ -223,7 +224,7 @@ def decompose_unsupported(
             program = program.run_decompositions({op: rule for op, rule in known.items() if op in missing})
         before, missing = missing, unsupported(program, converters)
         if missing == before:
-            names = ", ".join(sorted(map(str, missing)))
+            names = ", ".join(sorted(str(op) if isinstance(op, OpOverload) else op.__name__ for op in missing))
             raise UnsupportedModelError(
                 f"The model uses operators that edgeq cannot write as ONNX yet: {names}.",
                 remedy="Add a converter for each to edgeq/lowering/onnx, or report the architecture.",
