@@ -55,7 +55,7 @@ def _cost(
         embedding_bytes=sum(stored[name] for name in tables),
         file_bytes=held,
         cache_bytes=cached,
-        needed_bytes=held + cached + RUNTIME_BYTES,
+        needed_bytes=held + unpacked_bytes(info, plan) + cached + RUNTIME_BYTES,
         fits=tuple(profile.name for profile in profiles if _fits(bits, info, cache, profile)),
     )
 
@@ -73,11 +73,18 @@ def file_bytes(info: ModelInfo, plan: Plan, target: TargetProfile, format: Forma
     return total
 
 
+def unpacked_bytes(info: ModelInfo, plan: Plan) -> int:
+    """What the runtime makes of convolutions when it loads them: float32."""
+    convolutions = (info.weights[name] for name in plan.assignments if info.weights[name].role == "convolution")
+    return sum(4 * math.prod(weight.shape) for weight in convolutions)
+
+
 def _fits(bits: int, info: ModelInfo, cache: Cache, profile: TargetProfile) -> bool:
     """Whether the profile's first format, at its own context, stays within its limits of memory and bundle."""
     format = profile.formats[0]
-    held = file_bytes(info, plan_for(info, Recipe(bits=bits), profile, (format,)), profile, format)
-    needed = held + cache_bytes(info, cache, profile, format) + RUNTIME_BYTES
+    plan = plan_for(info, Recipe(bits=bits), profile, (format,))
+    held = file_bytes(info, plan, profile, format)
+    needed = held + unpacked_bytes(info, plan) + cache_bytes(info, cache, profile, format) + RUNTIME_BYTES
     limit = math.inf if profile.bundle_limit_mib is None else profile.bundle_limit_mib * 2**20
     return needed <= profile.memory_budget_bytes and held <= limit
 

@@ -15,6 +15,7 @@ from edgeq.models.source import load, locate
 from edgeq.models.structure import Structure, has_weights, read_structure
 from edgeq.planning import Budget, drift_unit, fit, frontier_of, survey
 from edgeq.progress import Progress, SilentProgress
+from edgeq.quantization.distillation import TRAINABLE_TASKS
 from edgeq.targets.profiles import formats_of, load_profile
 
 
@@ -44,9 +45,9 @@ def plan(
 ) -> PlanResult:
     """What `edgeq export` would come to for a model, without building it.
 
-    A directory with a config.json but no weights gets the costs by bits. With weights the frontier is measured, too, on
-    `calibration` or the model's own text; and a budget (max_size and max_memory in bytes, max_drift in nats per token
-    or 1 - cosine) chooses a recipe.
+    A directory with a config.json but no weights gets the costs by bits, and so do classifiers and models of images.
+    With weights the frontier is measured, too, on `calibration` or the model's own text; and a budget (max_size and
+    max_memory in bytes, max_drift in nats per token or 1 - cosine) chooses a recipe.
     Raises EdgeqError, each with its exit code and a remedy.
     """
     profile = load_profile(target)
@@ -62,6 +63,8 @@ def plan(
             raise UsageError(
                 f"{label} has no weights to choose bits by.", remedy="Leave the budget out, or name a whole model."
             )
+        return PlanResult(report=_report(structure, profile, formats[0]))
+    if budget is None and structure.info.task not in TRAINABLE_TASKS:  # whose answers cannot be weighed
         return PlanResult(report=_report(structure, profile, formats[0]))
     recipe = Recipe(method=method, group_size=group_size, symmetric=symmetric, embedding_bits=embedding_bits)
     source = load(model, task=task)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edgeq import cli, pipeline, planner
+from edgeq.bundle.memory import RUNTIME_BYTES
 from edgeq.core.recipe import Recipe
 from edgeq.core.recipe_text import recipe_from_toml
 from edgeq.core.records import from_plain, to_plain
@@ -21,6 +22,7 @@ from edgeq.reports.json import read_report
 from edgeq.summary import Origin
 from edgeq.targets.profiles import load_profile
 from tests.tiny_models import tiny_llama
+from tests.tiny_tasks import tiny_convnext
 
 LLAMA_7B = {
     "architectures": ["LlamaForCausalLM"],
@@ -73,6 +75,18 @@ def test_costs_are_the_same_with_and_without_weights(tiny: Path) -> None:
     for cost in bits_costs(info, structure.cache, target, "onnx"):
         plan = plan_for(info, Recipe(bits=cost.bits), target)
         assert cost.file_bytes == file_bytes(structure.info, plan, target, "onnx")
+
+
+def test_a_model_of_images_has_costs_and_no_frontier(tmp_path: Path) -> None:
+    directory = tiny_convnext(tmp_path)
+    report = planner.plan(directory, target="android").report
+    costs = {cost.bits: cost for cost in report.costs}
+    filters = 4 * (32 * 3 * 4 * 4 + 64 * 32 * 2 * 2)  # in float32, beside the file
+    assert costs[4].needed_bytes == costs[4].file_bytes + filters + RUNTIME_BYTES
+    assert costs[4].file_bytes < costs[8].file_bytes < costs[16].file_bytes
+    assert report.frontier == ()
+    with pytest.raises(UsageError, match="does not choose bits"):
+        planner.plan(directory, target="android", max_size=10**6)
 
 
 def test_a_size_is_met_within_one_percent_by_plan_and_export(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgeq.models.architecture import CONFIG_FILE
 from edgeq.models.checkpoint import hub_commit, inside
+from edgeq.models.preprocessing import preprocessor_files
 from edgeq.models.sentence_modules import pooling_files
 
 CHUNK = 2**20
@@ -28,7 +29,7 @@ def revision(directory: Path, weight_files: Iterable[Path]) -> str:
     files = sorted(weight_files)
     whole = sum(path.stat().st_size for path in files) <= HASHED_WHOLE
     digest = hashlib.sha256()
-    for name in (CONFIG_FILE, *pooling_files(directory)):
+    for name in (CONFIG_FILE, *pooling_files(directory), *preprocessor_files(directory)):
         digest.update(inside(directory, name).read_bytes())
     for path in files:
         size = path.stat().st_size

@@ -54,6 +54,11 @@ def read_image_input(directory: Path, config: PreTrainedConfig) -> tuple[ImageIn
     return image, notes
 
 
+def preprocessor_files(directory: Path) -> tuple[str, ...]:
+    """The files that say what images are to be like, as far as there are any."""
+    return tuple(name for name in (PREPROCESSOR_FILE, PROCESSOR_FILE) if (directory / name).is_file())
+
+
 def _settings(directory: Path) -> dict[str, Any]:
     """The image processor's; empty where there is none."""
     if (directory / PREPROCESSOR_FILE).is_file():

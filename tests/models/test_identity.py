@@ -37,6 +37,15 @@ def test_other_bytes_have_another_revision(
     assert revision(tmp_path / "a", files) != before
 
 
+def test_other_images_make_another_model(tmp_path: Path) -> None:
+    files = model(tmp_path / "a")
+    before = revision(tmp_path / "a", files)
+    (tmp_path / "a" / "preprocessor_config.json").write_text('{"size": 224}')
+    with_size = revision(tmp_path / "a", files)
+    (tmp_path / "a" / "preprocessor_config.json").write_text('{"size": 192}')
+    assert len({before, with_size, revision(tmp_path / "a", files)}) == 3
+
+
 def test_large_files_are_sampled_with_both_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(identity, "HASHED_WHOLE", 0)
     monkeypatch.setattr(identity, "CHUNK", 8)
