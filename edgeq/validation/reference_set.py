@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgeq.core.details import ReferenceDetails
 from edgeq.core.model import Task
 from edgeq.core.records import from_plain, to_plain
-from edgeq.core.task import TASKS
+from edgeq.core.task import TASKS, takes_pixels
 from edgeq.errors import CorruptInputError
 from edgeq.files import output_errors, save_array
 from edgeq.validation.drift import log_softmax
@@ -21,6 +21,7 @@ from edgeq.validation.drift import log_softmax
 INPUTS_NAME, DETAILS_NAME = "inputs.json", "details.json"
 MINIMUM_POSITIONS = 32
 SUBSET_SEQUENCES = 4
+PICTURE_TOKENS = 64
 Values = npt.NDArray[np.floating[Any]]
 Floats = npt.NDArray[np.float32]
 
@@ -77,14 +78,15 @@ class ReferenceSet:
         return details
 
     def leading(self, tokens: int | None) -> ReferenceSet:
-        """The first whole sequences with at least so many tokens together; all for None."""
+        """The first whole sequences with at least so many tokens together; all for None. A picture, which takes a model
+        about as long as a text, counts PICTURE_TOKENS."""
         if tokens is None:
             return self
         kept, total = 0, 0
         for sequence in self.sequences:
             if total >= tokens:
                 break
-            kept, total = kept + 1, total + len(sequence)
+            kept, total = kept + 1, total + (PICTURE_TOKENS if takes_pixels(self.task) else len(sequence))
         return replace(self, sequences=self.sequences[:kept])
 
     def write_subset(self, directory: Path, *, max_bytes: int = 4_000_000) -> None:

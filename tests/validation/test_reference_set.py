@@ -172,3 +172,9 @@ def test_what_is_shown_beside_the_outputs_goes_into_a_subset(tmp_path: Path) -> 
         (whole.directory / DETAILS_NAME).write_text(broken)
         with pytest.raises(CorruptInputError):
             whole.details()
+
+
+def test_a_picture_counts_as_a_text(tmp_path: Path) -> None:
+    numbers = tuple((number,) for number in range(32))
+    references = ReferenceSet(directory=tmp_path, task="image-classification", sequences=numbers)
+    assert references.leading(512).sequences == numbers[:8]  # two of each kind
