@@ -58,13 +58,12 @@ def plan(
     progress.stage("loading")
     directory, label = locate(model)
     structure = read_structure(directory, label, task)
-    if not has_weights(directory):
+    can_weigh = structure.info.task in TRAINABLE_TASKS
+    if not has_weights(directory) or (budget is None and not can_weigh):
         if budget is not None:
             raise UsageError(
                 f"{label} has no weights to choose bits by.", remedy="Leave the budget out, or name a whole model."
             )
-        return PlanResult(report=_report(structure, profile, formats[0]))
-    if budget is None and structure.info.task not in TRAINABLE_TASKS:  # whose answers cannot be weighed
         return PlanResult(report=_report(structure, profile, formats[0]))
     recipe = Recipe(method=method, group_size=group_size, symmetric=symmetric, embedding_bits=embedding_bits)
     source = load(model, task=task)
