@@ -78,13 +78,6 @@ ARCHITECTURES: dict[str, Family] = {
         task="feature-extraction",
         pooling="mean",
     ),
-    "funnel": Family(
-        model_type="funnel",
-        options={"block_sizes": [1, 1], "d_model": 64, "n_head": 4, "d_head": 16, "d_inner": 172},
-        task="feature-extraction",
-        pooling="mean",
-    ),
-    "squeezebert": Family(model_type="squeezebert", task="feature-extraction", pooling="mean"),
     "t5": Family(
         model_type="t5",
         options={"d_model": 64, "d_kv": 16, "d_ff": 172, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 0},
@@ -98,7 +91,14 @@ OPTIONS: dict[str, Options] = {
     "distilbert": {"dim": 64, "hidden_dim": 172, "n_layers": 2, "n_heads": 4},
     "electra": {"embedding_size": 32},
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
-    "swin": {"patch_size": 4, "embed_dim": 32, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4},
+    "swin": {
+        "patch_size": 4,
+        "embed_dim": 32,
+        "depths": [1, 1],
+        "num_attention_heads": [2, 2],
+        "num_hidden_layers": 2,
+        "window_size": 4,
+    },
     "convnext": {"patch_size": 4, "hidden_sizes": [32, 64], "depths": [1, 1], "num_stages": 2},
     "mobilenet_v2": {"depth_multiplier": 0.25},
     "resnet": {"embedding_size": 32, "hidden_sizes": [32, 64], "depths": [1, 1]},
@@ -106,8 +106,8 @@ OPTIONS: dict[str, Options] = {
 OTHERS: dict[Task, tuple[str, ...]] = {
     "text-classification": ("bert", "roberta", "distilbert", "deberta-v2", "electra"),
     "token-classification": ("bert", "roberta", "distilbert"),
-    "image-classification": ("vit", "deit", "swin", "convnext", "mobilenet_v2", "resnet"),
-    "image-feature-extraction": ("vit", "dinov2", "swin", "convnext", "resnet"),
+    "image-classification": ("vit",),
+    "image-feature-extraction": ("vit", "dinov2"),
 }
 """By task; a type of model more is one word here, and its sizes in OPTIONS where they have other names."""
 ARCHITECTURES |= {

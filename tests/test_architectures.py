@@ -21,7 +21,7 @@ def test_the_readme_lists_the_architectures_that_are_tried() -> None:
 def test_rows_are_replaced_and_those_that_are_no_longer_tried_go() -> None:
     readme = README.read_text(encoding="utf-8")
     row = Row(architecture="llama", task="text-generation", verdict="refused", drift=None, reason="a | b")
-    changed = with_rows(readme.replace("| `bert` |", "| `gone` |"), [row])
+    changed = with_rows(readme.replace("| `bert` | feature-extraction |", "| `gone` | feature-extraction |"), [row])
     before, after = written_rows(readme), written_rows(changed)
     assert set(before) - set(after) == {"bert"}
     assert set(after) - set(before) == set()
