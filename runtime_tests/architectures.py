@@ -91,17 +91,6 @@ OPTIONS: dict[str, Options] = {
     "distilbert": {"dim": 64, "hidden_dim": 172, "n_layers": 2, "n_heads": 4},
     "electra": {"embedding_size": 32},
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
-    "swin": {
-        "patch_size": 4,
-        "embed_dim": 32,
-        "depths": [1, 1],
-        "num_attention_heads": [2, 2],
-        "num_hidden_layers": 2,
-        "window_size": 4,
-    },
-    "convnext": {"patch_size": 4, "hidden_sizes": [32, 64], "depths": [1, 1], "num_stages": 2},
-    "mobilenet_v2": {"depth_multiplier": 0.25},
-    "resnet": {"embedding_size": 32, "hidden_sizes": [32, 64], "depths": [1, 1]},
 }
 OTHERS: dict[Task, tuple[str, ...]] = {
     "text-classification": ("bert", "roberta", "distilbert", "deberta-v2", "electra"),
