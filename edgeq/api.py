@@ -15,6 +15,7 @@ from edgeq.runtimes.opening import open_bundle
 if TYPE_CHECKING:
     from torch import nn
 
+    from edgeq.core.artifact import TokenizerForm
     from edgeq.core.model import Task
     from edgeq.core.recipe import Effort
     from edgeq.core.report import Report
@@ -96,6 +97,7 @@ def export(
     max_size: int | None = None,
     recipe: Path | None = None,
     evaluation: Path | None = None,
+    tokenizer: TokenizerForm = "files",
     output: Path | None = None,
     validate: bool = True,
     force: bool = False,

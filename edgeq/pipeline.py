@@ -15,6 +15,7 @@ from edgeq.bundle.manifest import read_manifest
 from edgeq.bundle.seal import seal
 from edgeq.bundle.stage import bundle_name, check_output, stage
 from edgeq.composition import quantize_model
+from edgeq.core.artifact import TokenizerForm
 from edgeq.core.model import Task
 from edgeq.core.recipe import Effort, Recipe
 from edgeq.core.records import to_plain
@@ -22,7 +23,7 @@ from edgeq.core.report import Report
 from edgeq.core.target import Architecture, Format, TargetProfile
 from edgeq.errors import OutputError, RuntimeUnavailableError, SourceNotFoundError, UsageError
 from edgeq.files import output_errors
-from edgeq.lowering import check_task
+from edgeq.lowering import check_task, check_tokenizer, check_tokenizer_form, with_tokenizer
 from edgeq.lowering import lower as lower_to
 from edgeq.models.demo_model import DEMO_NAME
 from edgeq.models.evaluation import evaluation_inputs
@@ -39,7 +40,8 @@ from edgeq.targets.profiles import ALL_FORMATS, formats_of, load_profile, with_a
 from edgeq.validation import validate_bundle
 from edgeq.validation.gates import Criteria, check_drift_limit
 from edgeq.validation.reference_set import ReferenceSet
-from edgeq.workplace import STORE, created, undone, workplace
+from edgeq.values import mebibytes
+from edgeq.workplace import STORE, check_text, created, undone, workplace
 
 DEFAULT_TARGET = "android"
 VALIDATION = "validation"
@@ -59,6 +61,7 @@ class Job:
     calibration: Path | None = None
     evaluation: Path | None = None
     budget: Budget | None = None
+    tokenizer: TokenizerForm = "files"
     validate: bool
     force: bool
 
@@ -71,6 +74,7 @@ def build(model: SourceModel, job: Job, progress: Progress) -> tuple[Report, ...
     """From a model to a sealed bundle per format, whatever their verdicts; one store serves them all."""
     if job.validate:
         evaluation_inputs(model.directory, model.info, job.evaluation)  # raises before the work what it would after it
+    check_tokenizer(job.tokenizer, model.directory, model.info, job.target)
     with workplace(job.output) as work:
         fitted = recipe_within(
             model,
@@ -108,6 +112,7 @@ def make_bundle(
 ) -> Report:
     """From a store to one sealed bundle."""
     artifact = lower_to(store, job.target, format, created(work / f"artifact-{format}"), progress)
+    artifact = with_tokenizer(artifact, job.tokenizer, store, job.target)
     golden = _golden(store, references, job.target)
     output = job.output_of(format)
     with stage(artifact, store, job.target, golden, output, force=job.force) as staged:
@@ -148,6 +153,7 @@ def export_formats(
     max_size: int | None = None,
     recipe: Path | None = None,
     evaluation: Path | None = None,
+    tokenizer: TokenizerForm = "files",
     output: Path | None = None,
     validate: bool = True,
     force: bool = False,
@@ -158,7 +164,8 @@ def export_formats(
     One report per format: a name, None for the target's first, or "all", whose bundles are then directories in `output`
     that hold the same codes. model: a Hugging Face directory, a hub id, or None for the embedded demo. `bits` are the
     linears', `embedding_bits` those of embeddings and head. calibration: UTF-8 text or JSONL, else what the model
-    writes. Sizes are bytes, max_drift nats per token (1 - cosine for encoders). Raises EdgeqError, each with a remedy.
+    writes. tokenizer: "graph" puts it into ONNX, equal to the model's own or refused. Sizes are bytes, max_drift nats
+    per token (1 - cosine for encoders). Raises EdgeqError, each with a remedy.
     """
     profile = with_accuracy_level(load_profile(target), accuracy_level)
     chosen = asked_recipe(
@@ -175,6 +182,7 @@ def export_formats(
         calibration=calibration,
         evaluation=evaluation,
         budget=budget_for(bits, max_size=max_size, max_memory=max_memory, max_drift=max_drift),
+        tokenizer=tokenizer,
         validate=validate,
         force=force,
     )
@@ -220,7 +228,7 @@ def quantize(
         bits, method, effort, group_size=group_size, symmetric=symmetric, embedding_bits=embedding_bits, path=recipe
     )
     budget = budget_for(bits, max_size=max_size, max_memory=max_memory, max_drift=max_drift)
-    _check_text(calibration, "--calibration")
+    check_text(calibration, "--calibration")
     progress = progress or SilentProgress()
     with output_errors(output):
         is_new = not output.exists()
@@ -243,6 +251,7 @@ def lower(
     target: str = DEFAULT_TARGET,
     output: Path,
     format: str | None = None,
+    tokenizer: TokenizerForm = "files",
     validate: bool = True,
     force: bool = False,
     progress: Progress | None = None,
@@ -260,6 +269,7 @@ def lower(
         target=profile,
         formats=formats_of(profile, format)[:1],
         output=output.resolve(),
+        tokenizer=tokenizer,
         validate=validate,
         force=force,
     )
@@ -299,7 +309,7 @@ def validate(
                 accuracy_level=manifest.runtime.accuracy_level,
                 format=manifest.format,
                 memory_limit_bytes=manifest.profile.memory_budget_bytes if memory_limit is None else memory_limit,
-                bundle_limit_bytes=_mib(manifest.profile.bundle_limit_mib),
+                bundle_limit_bytes=mebibytes(manifest.profile.bundle_limit_mib),
                 max_drift=max_drift,
             ),
             arch=arch,
@@ -324,14 +334,10 @@ def check_places(job: Job) -> None:
         check_output(job.output_of(format), force=job.force)
         if format != "onnx":  # the packages that lower the others are extras
             runtime_of(format).version()
+    check_tokenizer_form(job.tokenizer, job.formats)
     check_drift_limit(job.max_drift)
-    _check_text(job.evaluation, "--evaluation")
-    _check_text(job.calibration, "--calibration")
-
-
-def _check_text(path: Path | None, option: str) -> None:
-    if path is not None and not path.is_file():
-        raise UsageError(f"There is no file {path}.", remedy=f"Name a UTF-8 text with {option}.")
+    check_text(job.evaluation, "--evaluation")
+    check_text(job.calibration, "--calibration")
 
 
 def _original(store: QuantizedModel) -> SourceModel:
@@ -390,10 +396,6 @@ def criteria_of(job: Job, store: QuantizedModel, format: Format) -> Criteria:
         accuracy_level=job.target.accuracy_level,
         format=format,
         memory_limit_bytes=job.target.memory_budget_bytes if job.max_memory is None else job.max_memory,
-        bundle_limit_bytes=_mib(job.target.bundle_limit_mib) if job.max_size is None else job.max_size,
+        bundle_limit_bytes=mebibytes(job.target.bundle_limit_mib) if job.max_size is None else job.max_size,
         max_drift=job.max_drift,
     )
-
-
-def _mib(size: int | None) -> int | None:
-    return None if size is None else size * 2**20

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+from edgeq.core.artifact import TokenizerForm
 from edgeq.core.model import DIRECTORY_TASKS, Task
 from edgeq.core.recipe import Effort
 from edgeq.errors import UsageError
@@ -38,6 +39,7 @@ _EXAMPLES = {
     "task": 'task = "text-generation"',
     "accuracy_level": "accuracy_level = 4",
     "calibration": 'calibration = "calibration.txt"',
+    "tokenizer": 'tokenizer = "graph"',
     "evaluation": 'evaluation = "evaluation.txt"',
     "recipe": 'recipe = "recipe.toml"',
 }
@@ -53,7 +55,7 @@ OPTIONS, BUDGETS = tuple(_EXAMPLES), tuple(_BUDGET_EXAMPLES)
 KEYS = (*OPTIONS, *BUDGETS, *_PLACE_EXAMPLES, "models", "targets", "override")
 _TYPES: dict[str, type] = {
     **dict.fromkeys(("bits", "group_size", "embedding_bits", "accuracy_level"), int),
-    **dict.fromkeys(("method", "format", "task", "effort"), str),
+    **dict.fromkeys(("method", "format", "task", "effort", "tokenizer"), str),
     "symmetric": bool,
 }
 
@@ -111,6 +113,11 @@ def as_task(text: str, option: str = "task") -> Task:
     return cast("Task", one_of(text, DIRECTORY_TASKS, option=option))
 
 
+def as_tokenizer_form(text: str, option: str = "tokenizer") -> TokenizerForm:
+    """Where the tokenizer is to be, checked. Raises UnknownNameError."""
+    return cast("TokenizerForm", one_of(text, get_args(TokenizerForm), option=option))
+
+
 def as_effort(text: str, option: str = "effort") -> Effort:
     """An effort's name, checked. Raises UnknownNameError."""
     return cast("Effort", one_of(text, get_args(Effort), option=option))
@@ -122,6 +129,8 @@ def _option(key: str, value: object, path: Path, where: str) -> object:
         return _file(key, value, path, where)
     if isinstance(value, str) and key == "task":
         return as_task(value, f"{where}: task")
+    if isinstance(value, str) and key == "tokenizer":
+        return as_tokenizer_form(value, f"{where}: tokenizer")
     if isinstance(value, str) and key == "effort":
         return as_effort(value, f"{where}: effort")
     if (key, value) == ("bits", "auto"):

@@ -26,6 +26,7 @@ from edgeq.reports.json import report_to_json
 from edgeq.reports.markdown import report_to_markdown
 from edgeq.store import QuantizedModel
 from edgeq.validation import RUNTIMES, Measurement
+from edgeq.validation.text_run import section_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,7 @@ def report_of(
         drift=measurement.drift,
         speed=measurement.speed,
         gates=measurement.gates,
+        tokenizer=measurement.tokenizer,
         planned_memory=measurement.planned_memory,
         backends=measurement.backends,
         environment=measurement.environment,
@@ -111,6 +113,7 @@ def remeasured(report: Report, measurement: Measurement) -> Report:
         drift=measurement.drift,
         speed=measurement.speed,
         gates=measurement.gates,
+        tokenizer=measurement.tokenizer,
         planned_memory=measurement.planned_memory,
         backends=measurement.backends,
         environment=measurement.environment,
@@ -131,6 +134,7 @@ def not_measured(reason: str, manifest: Manifest) -> Measurement:
         drift=None,
         speed=None,
         gates=(),
+        tokenizer=section_of(manifest.text),
         planned_memory={},
         environment=EnvironmentSection(
             runtime=RUNTIMES[manifest.format],

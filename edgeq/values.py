@@ -44,3 +44,8 @@ def one_of(value: str, choices: Sequence[str], *, option: str) -> str:
     close = get_close_matches(value, choices, n=1)
     remedy = f"Did you mean {close[0]!r}?" if close else f"Choose from {', '.join(choices)}."
     raise UnknownNameError(f"{option} has no value {value!r}.", remedy=remedy)
+
+
+def mebibytes(size: int | None) -> int | None:
+    """So many MiB in bytes."""
+    return None if size is None else size * 2**20

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from edgeq.errors import UsageError
 from edgeq.files import output_errors
 
 STORE = "store"
@@ -55,3 +56,9 @@ def created(directory: Path) -> Path:
     with output_errors(directory):
         directory.mkdir()
     return directory
+
+
+def check_text(path: Path | None, option: str) -> None:
+    """Raises UsageError where a text that an option names is no file."""
+    if path is not None and not path.is_file():
+        raise UsageError(f"There is no file {path}.", remedy=f"Name a UTF-8 text with {option}.")

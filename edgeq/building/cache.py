@@ -18,6 +18,7 @@ from edgeq.models.checkpoint import open_checkpoint
 from edgeq.models.identity import CARD, revision
 from edgeq.models.sentence_modules import pooling_files
 from edgeq.models.source import COMPANIONS, locate
+from edgeq.runtimes.extensions import PACKAGE as EXTENSIONS
 from edgeq.runtimes.opening import runs_apart
 from edgeq.targets.formats import FORMATS
 
@@ -81,6 +82,7 @@ def cell_key(cell: Cell, store: str) -> str:
             platform.machine(),
             _browser(cell.format),
             _emulator(cell),
+            *_tokenizer(cell),
         ]
     )
 
@@ -117,6 +119,12 @@ def _emulator(cell: Cell) -> str | None:
 
     found = installed_directory()
     return found.name if cell.profile.validate_cpus and found.is_dir() else None
+
+
+def _tokenizer(cell: Cell) -> list[str | None]:
+    """Where the tokenizer is, and what reads text with; nothing where it is as it always was."""
+    form = cell.settings.tokenizer
+    return [] if form == "files" else [form, _version(EXTENSIONS)]
 
 
 def _file_digest(path: Path | None) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgeq.bundle.stage import bundle_name
+from edgeq.core.artifact import TokenizerForm
 from edgeq.core.model import Task
 from edgeq.core.recipe import Effort
 from edgeq.errors import UsageError
@@ -48,6 +49,7 @@ class CellSettings:
     accuracy_level: int | None = None
     calibration: Path | None = None
     evaluation: Path | None = None
+    tokenizer: TokenizerForm = "files"
     recipe: Path | None = None
     budgets: Budgets = field(default_factory=Budgets)
 

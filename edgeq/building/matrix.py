@@ -12,6 +12,7 @@ from edgeq.bundle.stage import bundle_name
 from edgeq.core.recipe import Recipe
 from edgeq.core.target import Format, TargetProfile
 from edgeq.errors import UnknownNameError, UsageError
+from edgeq.lowering import check_tokenizer_form
 from edgeq.planning import Budget, asked_recipe, budget_for
 from edgeq.quantization.methods import resolve_method
 from edgeq.settings import BUDGETS
@@ -95,6 +96,7 @@ def _cells(name: str, model: ModelEntry, profile: TargetProfile, settings: CellS
     try:
         profile = with_accuracy_level(profile, settings.accuracy_level)
         formats = formats_of(profile, settings.format)
+        check_tokenizer_form(settings.tokenizer, formats)
         recipe = asked_recipe(
             settings.bits,
             settings.method,

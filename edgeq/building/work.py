@@ -151,6 +151,7 @@ def _job(cell: Cell, output: Path) -> pipeline.Job:
         max_memory=cell.memory_limit,
         calibration=cell.settings.calibration,
         evaluation=cell.settings.evaluation,
+        tokenizer=cell.settings.tokenizer,
         budget=cell.allocation,
         validate=True,
         force=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from edgeq.bundle import android_executorch, answering_kotlin
+from edgeq.bundle import android_executorch, android_text, answering_kotlin
 from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.memory import required_bytes
 from edgeq.bundle.text import fill, size_text
@@ -17,9 +17,6 @@ _FED = {"input_ids", "attention_mask", "num_logits_to_keep", "token_type_ids", "
 _FEED_TENSORS = """\
 Names, types and shapes of the tensors are at the head of `EdgeqModel.kt`. The smoke test compares one small example."""
 _BASE_MODULE_BYTES = 200 * 10**6
-_IDS = """\
-Token ids come from `tokenizer/tokenizer.json`, in the format of Hugging Face's tokenizers. On Android it is read by,
-for example, DJL's `ai.djl.huggingface:tokenizers` with `ai.djl.android:tokenizer-native`. The smoke test needs none."""
 _PIXELS = """\
 Pixels are ARGB, as `Bitmap.getPixels` gives them, of an image that the app has scaled to `EdgeqModel.WIDTH` x
 `EdgeqModel.HEIGHT`; `tokenizer/preprocessor_config.json`, where the checkpoint has one, says how it was cropped in
@@ -47,10 +44,12 @@ def _texts(manifest: Manifest, directory: Path) -> dict[str, str]:
     match manifest.format:
         case "onnx":
             _check_inputs(manifest.interface)
+            values = {"RUNTIME_VERSION": manifest.runtime.version, "EXTENSIONS": android_text.dependency(manifest)}
             return {
                 "EdgeqBundle.kt": _bundle_kotlin(manifest, "ONNX Runtime"),
                 "EdgeqModel.kt": _model_kotlin(manifest),
-                "build.gradle.kts": fill("build.gradle.kts", {"RUNTIME_VERSION": manifest.runtime.version}),
+                **android_text.kotlin(manifest),
+                "build.gradle.kts": fill("build.gradle.kts", values),
                 "README.md": _readme(manifest),
             }
         case "executorch":
@@ -143,7 +142,7 @@ def _readme(manifest: Manifest) -> str:
             "REQUIRED_TEXT": size_text(required_bytes(manifest)),
             "LIMIT_TEXT": f"{manifest.profile.memory_limit_mib} MiB",
             "USE": _use(manifest.interface),
-            "FEED": _feed(manifest.interface),
+            "FEED": _feed(manifest),
         },
     )
 
@@ -157,11 +156,11 @@ def _use(interface: Interface) -> str:
     return answering_kotlin.call(interface)
 
 
-def _feed(interface: Interface) -> str:
+def _feed(manifest: Manifest) -> str:
     """Where what the model takes comes from."""
-    match TASKS[interface.task].takes:
+    match TASKS[manifest.interface.task].takes:
         case "tokens":
-            return _IDS
+            return android_text.advice(manifest)
         case "pixels":
             return _PIXELS
         case "tensors":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.text import fill, installed_version, template
+from edgeq.runtimes.extensions import PACKAGE as EXTENSIONS
 
 ROOT = "."
 _REQUIREMENTS = ("numpy", "onnxruntime", "tokenizers")
@@ -25,7 +26,8 @@ def write(manifest: Manifest, directory: Path) -> None:
             "TARGET": manifest.target,
         },
     )
-    pinned = "".join(f"{package}=={installed_version(package)}\n" for package in _REQUIREMENTS)
+    packages = _REQUIREMENTS if manifest.text is None else (*_REQUIREMENTS, EXTENSIONS)
+    pinned = "".join(f"{package}=={installed_version(package)}\n" for package in packages)
     if manifest.interface.image is not None:
         pinned += _PILLOW
     script = "run_module.py" if manifest.interface.task == "module" else "run.py"

@@ -68,8 +68,22 @@ def _model_files(manifest: Manifest) -> list[tuple[str, str]]:
     prefix = "" if manifest.root == "." else f"{manifest.root}/"
     return [
         (f"`{prefix}model/`", _model_folder(manifest.format)),
+        *((f"`{path}`", words) for path, words in _text_files(manifest)),
         (f"`{prefix}tokenizer/`", "tokenizer and configuration, as the model brought them"),
     ]
+
+
+def _text_files(manifest: Manifest) -> list[tuple[str, str]]:
+    """The graphs that read and write text, with ONNX Runtime Extensions."""
+    text = manifest.text
+    if text is None:
+        return []
+    words = {
+        text.model: "the same model with its tokenizer inside: `text`, strings, in; the weights are `model.onnx`'s",
+        text.tokenizer: "one string `text` to `input_ids` and `attention_mask`",
+        text.detokenizer: "`ids` to the string `text`, without special tokens",
+    }
+    return [(path, words[path]) for path in text.files]
 
 
 def _model_folder(format: Format) -> str:

@@ -17,6 +17,7 @@ from edgeq.bundle.golden import Golden
 from edgeq.bundle.licence import write_licence
 from edgeq.bundle.manifest import MANIFEST, Manifest, ReportEntry, RuntimeSettings, list_files
 from edgeq.bundle.text import installed_version
+from edgeq.bundle.text_cases import write_text_cases
 from edgeq.core.artifact import Artifact, FileEntry
 from edgeq.core.model import ModelInfo
 from edgeq.core.report import Verdict
@@ -191,6 +192,8 @@ def _fill(
     if target.surface == "browser":
         browser.write_configuration(artifact, content / tokenizer)
     (content / "golden" / "golden.json").write_text(golden.to_json(), encoding="utf-8")
+    if artifact.text is not None:
+        write_text_cases(content / tokenizer / "tokenizer.json", artifact.interface, content / "golden")
     write_licence(quantized.source_directory, quantized.info.licence, name, directory)
     manifest = Manifest(
         edgeq_version=edgeq.__version__,
@@ -202,6 +205,7 @@ def _fill(
         model=f"{prefix}{model}/{artifact.entry}",
         variants=tuple(dataclasses.replace(one, entry=f"{prefix}{model}/{one.entry}") for one in artifact.variants),
         tokenizer=f"{prefix}{tokenizer}" if has_tokenizer else None,
+        text=artifact.text and artifact.text.under(f"{prefix}{model}/"),
         golden=f"{prefix}golden/golden.json",
         interface=artifact.interface,
         weights_digest=artifact.weights_digest,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from edgeq.cli.settings import as_architecture, as_installation
-from edgeq.settings import as_effort, as_task
+from edgeq.settings import as_effort, as_task, as_tokenizer_form
 from edgeq.values import parse_bits, parse_size
 
 Require = Annotated[bool, Option("--require", help="No verdict is exit code 3.")]
@@ -75,6 +75,15 @@ MaxDrift = Annotated[
 Evaluation = Annotated[
     Path | None,
     Option(help="UTF-8 text to measure drift on. Default: built in.", metavar="FILE", exists=True, dir_okay=False),
+]
+TokenizerPlace = Annotated[
+    Any,
+    Option(
+        "--tokenizer",
+        parser=as_tokenizer_form,
+        help="graph: in ONNX as well, so that an app passes text (ONNX only). Default: files.",
+        metavar="files|graph",
+    ),
 ]
 MemoryLimit = Annotated[
     Any, Option(parser=parse_size, help="Run under this limit. Default: the target's.", metavar="SIZE")

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, cast, get_args
 
+from edgeq.core.artifact import TokenizerForm
 from edgeq.core.model import Task
 from edgeq.core.recipe import Effort
 from edgeq.core.target import Architecture
@@ -33,6 +34,7 @@ class Settings:
     task: Task | None = None
     accuracy_level: int | None = None
     evaluation: Path | None = None
+    tokenizer: TokenizerForm = "files"
     max_memory: int | None = None
     max_drift: float | None = None
     max_size: int | None = None

@@ -57,6 +57,7 @@ def export(
     task: flags.TaskName = None,
     accuracy_level: flags.AccuracyLevel = None,
     evaluation: flags.Evaluation = None,
+    tokenizer: flags.TokenizerPlace = None,
     max_memory: flags.MaxMemory = None,
     max_drift: flags.MaxDrift = None,
     max_size: flags.MaxSize = None,
@@ -129,6 +130,7 @@ def lower(
     output: flags.Output,
     target: flags.Target = None,
     format: flags.FormatName = None,
+    tokenizer: flags.TokenizerPlace = None,
     no_validate: flags.NoValidate = False,
     json: flags.Json = False,
     force: flags.Force = False,
@@ -136,12 +138,13 @@ def lower(
     """Turn a store into a bundle."""
     from edgeq import pipeline
 
-    settings = override(read_settings(Path()), {"target": target, "format": format})
+    settings = override(read_settings(Path()), {"target": target, "format": format, "tokenizer": tokenizer})
     with watching() as progress:
         report = pipeline.lower(
             store,
             target=settings.target,
             format=settings.format,
+            tokenizer=settings.tokenizer,
             output=output,
             validate=not no_validate,
             force=force,
@@ -281,6 +284,7 @@ def _export(settings: Settings, *, validate: bool, force: bool) -> tuple[Report,
             max_size=settings.max_size,
             recipe=settings.recipe,
             evaluation=settings.evaluation,
+            tokenizer=settings.tokenizer,
             output=settings.output,
             validate=validate,
             force=force,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from edgeq.core.images import ImageInput
 from edgeq.core.model import Pooling, Task
@@ -135,12 +136,38 @@ class Variant:
     float_dtype: ScaleDtype
 
 
+TokenizerForm = Literal["files", "graph"]
+"""Whether an app turns text into ids itself, with the tokenizer's files, or a graph does it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextGraphs:
+    """ONNX graphs that read and write text, as paths like an artifact's. `model`: an encoder that is given strings and
+    has its weights in the same data file as the one that is given ids. `tokenizer` and `detokenizer`: beside a decoder,
+    which is run token by token. `extensions`: the version of ONNX Runtime Extensions that they were compared with."""
+
+    model: str | None = None
+    tokenizer: str | None = None
+    detokenizer: str | None = None
+    extensions: str
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Those that there are."""
+        return tuple(path for path in (self.model, self.tokenizer, self.detokenizer) if path is not None)
+
+    def under(self, prefix: str) -> TextGraphs:
+        """The same graphs with a prefix to their paths."""
+        paths = {name: getattr(self, name) for name in ("model", "tokenizer", "detokenizer")}
+        return replace(self, **{name: path and prefix + path for name, path in paths.items()})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
     """The lowered model in `directory`; `files` are POSIX paths in it, `entry` is what a runtime opens: one of them, or
     the directory that holds them. `weights` maps each quantized weight to its place. `variants` are the models that the
-    files make, the first of them at `entry`; empty where there is one only. `notes` are for the report: what a fallback
-    cost, what could not be fused."""
+    files make, the first of them at `entry`; empty where there is one only. `text` are the graphs that read text, None
+    without them. `notes` are for the report: what a fallback cost, what could not be fused."""
 
     format: Format
     directory: Path
@@ -150,4 +177,5 @@ class Artifact:
     weights_digest: str
     weights: dict[str, WeightLocation]
     variants: tuple[Variant, ...] = ()
+    text: TextGraphs | None = None
     notes: tuple[str, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from edgeq.core.artifact import FileEntry
+from edgeq.core.artifact import FileEntry, TokenizerForm
 from edgeq.core.details import Answer, LayerDivergence, MemorySample, TokenDivergence
 from edgeq.core.frontier import Frontier
 from edgeq.core.scheme import Codebook
@@ -209,6 +209,18 @@ class SpeedSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TokenizerSection:
+    """`form` is "graph" where an app can pass text. Of `strings` hard ones, the graph read `equal` as the model's own
+    tokenizer does. extensions: the version of ONNX Runtime Extensions. peak_dirty_bytes: of the run that reads text."""
+
+    form: TokenizerForm = "files"
+    strings: int = 0
+    equal: int = 0
+    extensions: str | None = None
+    peak_dirty_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Gate:
     """One criterion. `value` and `limit` are in the unit that the name ends with; `verdict` of this gate alone."""
 
@@ -271,6 +283,7 @@ class Report:
     speed: SpeedSection | None
     gates: tuple[Gate, ...]
     environment: EnvironmentSection
+    tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
     planned_memory: dict[str, int] = field(default_factory=dict)
     backends: tuple[BackendSection, ...] = ()
     frontier: Frontier | None = None

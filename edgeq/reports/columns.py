@@ -140,6 +140,8 @@ def _facts(report: Report) -> Table:
     if report.memory is not None:
         table.add_row("", figures.process(report))
     table.add_row("speed", figures.speed(report.speed))
+    if tokenizer := figures.tokenizer(report):
+        table.add_row("tokenizer", tokenizer)
     return table
 
 

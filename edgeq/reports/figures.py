@@ -200,6 +200,16 @@ def _kernels(row: ArchitectureDrift) -> str:
     return f"{row.architecture}, {row.cpu}" if row.cpu else row.architecture
 
 
+def tokenizer(report: Report) -> str:
+    """What reads text, and how well; empty where an app does it with the tokenizer's files."""
+    section = report.tokenizer
+    if section.form == "files":
+        return ""
+    equal = f"{section.equal} of {section.strings} strings equal" if section.strings else "not compared"
+    peak = "" if section.peak_dirty_bytes is None else f", memory {size(section.peak_dirty_bytes)}"
+    return f"{section.form}, {equal}, onnxruntime-extensions {section.extensions}{peak}"
+
+
 def speed(section: SpeedSection | None) -> str:
     if section is None:
         return "not measured"

@@ -54,7 +54,8 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     if memory is not None and memory.phases:
         phases = ", ".join(f"{as_text(name)} {figures.size(count)}" for name, count in memory.phases.items())
         facts.append(("memory by phase", phases))
-    return [*facts, ("speed", figures.speed(report.speed))]
+    tokenizer = figures.tokenizer(report)
+    return [*facts, ("speed", figures.speed(report.speed)), *([("tokenizer", tokenizer)] if tokenizer else [])]
 
 
 def _memory(report: Report) -> str:

@@ -14,6 +14,7 @@ from edgeq.core.artifact import Interface
 from edgeq.core.images import ImageInput, pictures
 from edgeq.errors import CorruptInputError, RuntimeUnavailableError, UsageError
 from edgeq.runtimes import generation
+from edgeq.runtimes.extensions import library
 from edgeq.runtimes.generation import Floats, Opening, first_line, padded
 
 
@@ -53,8 +54,9 @@ def open_encoder(path: Path, interface: Interface, opening: Opening) -> generati
     return Encoder(path, interface, tokenizer_path=opening.tokenizer_path, threads=opening.threads)
 
 
-def open_session(model_path: Path, *, threads: int = 0) -> Any:  # noqa: ANN401
+def open_session(model_path: Path, *, threads: int = 0, extensions: bool = False) -> Any:  # noqa: ANN401
     """An InferenceSession on the CPU; external data next to the model is memory-mapped. threads 0: one per core.
+    extensions: for graphs that read text.
 
     Raises RuntimeUnavailableError, or CorruptInputError where the runtime refuses the file.
     """
@@ -69,6 +71,8 @@ def open_session(model_path: Path, *, threads: int = 0) -> Any:  # noqa: ANN401
     options.enable_mem_pattern = False
     # Packed weights stay out of the arena, which grows by doubling.
     options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    if extensions:
+        options.register_custom_ops_library(str(library()))
     try:
         return onnxruntime.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
     except MemoryError:

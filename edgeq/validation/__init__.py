@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from edgeq.core.report import (
     Gate,
     MemorySection,
     SpeedSection,
+    TokenizerSection,
     Verdict,
 )
 from edgeq.core.target import Architecture, Format
@@ -33,6 +34,7 @@ from edgeq.validation.running import Judgement, References, RunLimits, run
 from edgeq.validation.size_gates import size_gates
 from edgeq.validation.subject import VALIDATION, Subject
 from edgeq.validation.tensor_cases import TensorCases
+from edgeq.validation.text_run import TextJudgement, judge_text, section_of
 from edgeq.validation.weights import artifact_digest
 from edgeq.validation.workplace import working_directory
 
@@ -62,6 +64,7 @@ class Measurement:
     gates: tuple[Gate, ...]
     planned_memory: dict[str, int]
     environment: EnvironmentSection
+    tokenizer: TokenizerSection = field(default_factory=TokenizerSection)
     backends: tuple[BackendSection, ...] = ()
 
 
@@ -103,7 +106,8 @@ def validate_bundle(
     limit_bytes = psutil.virtual_memory().total if subject.is_reference else criteria.memory_limit_bytes
     limits = RunLimits(limit_bytes=limit_bytes, backend=backend, timeout=timeout)
     runs = _run_all(subject, plan, references, criteria, limits, progress=progress)
-    return _together(subject, gates, runs, unmet(plan, runs[0][1]))
+    text = _read_texts(subject, runs[0][0], references, criteria, limits, progress=progress)
+    return _together(subject, gates, runs, unmet(plan, runs[0][1]), text)
 
 
 def _run_all(
@@ -134,6 +138,31 @@ def _run_all(
             )
         runs.append((configuration, judged))
     return runs
+
+
+def _read_texts(
+    subject: Subject,
+    configuration: Configuration,
+    references: References,
+    criteria: Criteria,
+    limits: RunLimits,
+    *,
+    progress: Progress,
+) -> TextJudgement | None:
+    """The run of the graphs that read text; None for a bundle without them."""
+    if subject.text is None or not isinstance(references, ReferenceSet):
+        return None
+    progress.stage("reading texts")
+    with working_directory(subject.directory.absolute().parent) as directory:
+        return judge_text(
+            subject,
+            subject.text,
+            configuration,
+            references=references,
+            criteria=criteria,
+            limits=limits,
+            directory=directory,
+        )
 
 
 def _static_gates(subject: Subject, criteria: Criteria) -> tuple[tuple[Gate, ...], bool]:
@@ -167,11 +196,21 @@ def _digest(subject: Subject) -> tuple[str, str]:
 
 
 def _together(
-    subject: Subject, gates: tuple[Gate, ...], runs: Sequence[tuple[Configuration, Judgement]], lacking: str
+    subject: Subject,
+    gates: tuple[Gate, ...],
+    runs: Sequence[tuple[Configuration, Judgement]],
+    lacking: str,
+    text: TextJudgement | None,
 ) -> Measurement:
-    """One verdict from all runs: the first one's gates, and a gate for each other one. lacking: see `_measurement`."""
+    """One verdict from all runs: the first one's gates, and a gate for each other one; with text graphs theirs too.
+    lacking: see `_measurement`."""
     _, first = runs[0]
     gates += first.gates
+    if text is not None:
+        missing = first.missing or text.missing
+        first = replace(first, missing=missing)
+        measured = _measurement(subject, (*gates, *text.gates), first, lacking=lacking)
+        return replace(measured, tokenizer=text.section)
     if len(runs) == 1:
         return _measurement(subject, gates, first, lacking=lacking)
     backends = tuple(_backend(configuration, judged) for configuration, judged in runs)
@@ -226,6 +265,7 @@ def _measurement(
             platform=platform.platform(),
             python=platform.python_version(),
         ),
+        tokenizer=section_of(subject.text),
         backends=backends,
     )
 

@@ -24,6 +24,7 @@ from edgeq.runtimes.opening import Runtime, read_compute_unit, read_format, read
 from edgeq.runtimes.tensors import TensorModel
 from edgeq.validation.memory import DISK_FULL, LIMITED_FROM, MEMORY_REFUSED, announce, await_limit, held_bytes
 from edgeq.validation.tensor_cases import INPUTS, TensorCases, write_tensors
+from edgeq.validation.text_child import answer_texts
 
 ANSWERS = "artifact"
 """In a run's directory, what the artifact answered: an array for each sequence, or output."""
@@ -114,6 +115,10 @@ def _measure(request: dict[str, Any], output: Path) -> dict[str, Any]:
     model_path = Path(request["model"])
     if not is_apart:
         stages.load()
+    if request["work"] == "text":
+        answered = answer_texts(request, output, stages.begin)
+        stages.begin("end")
+        return {"status": "done", **answered}
     model = _opened(runtime, model_path, interface, opening)
     try:
         load_seconds = time.perf_counter() - stages.loading_since

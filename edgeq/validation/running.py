@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -52,9 +52,9 @@ _NOT_THE_ARTIFACT = ("start", "runtime", "end")
 """Phases before the artifact is opened and after its work."""
 Values = npt.NDArray[np.floating[Any]]
 References = ReferenceSet | TensorCases
-Work = Literal["judge", "answer", "run", "fill"]
+Work = Literal["judge", "answer", "run", "fill", "text"]
 """What a child does once the model is open: time it and answer all sequences; only answer them; only time it; fill a
-context."""
+context; or with the text graphs, read and write texts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,10 +192,10 @@ def run_child(
     launch: Launch | None = None,
     cases: Path | None = None,
     continuations: Sequence[Continuation] = (),
+    more: Mapping[str, object] | None = None,
 ) -> Run:
-    """Run a bundle's child in `directory`, which is empty. cases: where a plain module's inputs are. continuations: of
-    the float model, whose prompts the bundle is to continue by as many tokens. Nothing that the child does raises here.
-    """
+    """Run a bundle's child in `directory`, which is empty; nothing it does raises here. cases: a module's inputs.
+    continuations: of the float model, whose prompts the bundle is to continue by as many tokens."""
     request = {
         "work": work,
         "format": subject.format,
@@ -208,6 +208,7 @@ def run_child(
         "cases": None if cases is None else str(cases.absolute()),
         "prompts": [{"ids": one.prompt, "tokens": len(one.tokens)} for one in continuations],
         "output": str(directory),
+        **(more or {}),
     }
     path = directory / "request.json"
     with output_errors(path):

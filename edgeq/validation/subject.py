@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeq.core.artifact import FileEntry, Interface, Variant
+from edgeq.core.artifact import FileEntry, Interface, TextGraphs, Variant
 from edgeq.core.records import from_plain
 from edgeq.core.target import ComputeUnit, Cpu, ExecutionProvider, Format
 from edgeq.errors import CorruptInputError
@@ -28,12 +28,14 @@ VALIDATION = "validation"
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A bundle as its manifest describes it; `weights` is the map that leads back to each quantized tensor."""
+    """A bundle as its manifest describes it; `weights` is the map that leads back to each quantized tensor.
+    `text` has absolute paths."""
 
     directory: Path
     root: str
     model: Path
     tokenizer: Path | None
+    text: TextGraphs | None
     golden: Path | None
     interface: Interface
     weights: dict[str, Any]
@@ -62,6 +64,7 @@ class Subject:
                 root=str(manifest["root"]),
                 model=model_path(bundle, manifest),
                 tokenizer=tokenizer_path(bundle, manifest),
+                text=_text_graphs(bundle, manifest),
                 golden=manifest_path(bundle, manifest, "golden"),
                 interface=read_interface(manifest["interface"]),
                 weights=dict(manifest["weights"]),
@@ -118,6 +121,17 @@ class Subject:
             if sha256_file(path) != entry.sha256:
                 return f"{entry.path} was changed"
         return ""
+
+
+def _text_graphs(bundle: Path, manifest: Mapping[str, Any]) -> TextGraphs | None:
+    """The graphs that read text, as absolute paths. Raises CorruptInputError, UnsafeInputError."""
+    plain = manifest.get("text")
+    if plain is None:
+        return None
+    text = from_plain(TextGraphs, plain, "text")
+    for path in text.files:
+        contained(bundle, path)
+    return text.under(f"{bundle.absolute()}/")
 
 
 def _mib(size: int | None) -> int | None:

@@ -14,4 +14,4 @@ dependencies {
     // The release that the bundle was validated with. If the repository does not carry it yet, take the newest
     // there is and run EdgeqModel.smokeTest(). Not onnxruntime-mobile: it stopped at 1.18 and reads .ort files only.
     implementation("com.microsoft.onnxruntime:onnxruntime-android:@RUNTIME_VERSION@")
-}
+@EXTENSIONS@}

@@ -10,7 +10,8 @@ import onnx_ir as ir
 import torch
 
 MICROSOFT = "com.microsoft"
-Attributes = Mapping[str, int | float | str | Sequence[int]]
+Attribute = int | float | str | Sequence[int] | Sequence[str] | ir.Graph
+Attributes = Mapping[str, Attribute]
 DTYPES = {
     torch.float32: ir.DataType.FLOAT,
     torch.float16: ir.DataType.FLOAT16,

@@ -23,7 +23,7 @@ def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progres
     where the disk is full.
     """
     progress.stage("capturing the graph")
-    length = context_length(store, target)
+    length = context_length(store.info, target)
     captured = captured_model(store, length)
     weights = Weights(store, ExternalData(directory), target.accuracy_level)
     model = onnx_model(captured, weights, GraphBuilder(), length)

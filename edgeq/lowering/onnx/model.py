@@ -55,9 +55,9 @@ def captured_model(store: QuantizedModel, context_length: int, *, token_vectors:
     return replace(captured, program=decompose_unsupported(captured.program, CONVERTERS))
 
 
-def context_length(store: QuantizedModel, target: TargetProfile) -> int:
+def context_length(info: ModelInfo, target: TargetProfile) -> int:
     """The longest sequence: the profile's, or what the model was trained on where that is less."""
-    return min(store.info.context_length or target.context_length, target.context_length)
+    return min(info.context_length or target.context_length, target.context_length)
 
 
 def onnx_model(captured: CapturedModel, weights: Weights, builder: GraphBuilder, context_length: int) -> OnnxModel:

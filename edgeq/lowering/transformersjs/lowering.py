@@ -58,7 +58,7 @@ def lower(store: QuantizedModel, target: TargetProfile, directory: Path, progres
     browser's runtime has, or tensors that no browser takes; OutputError where the disk is full.
     """
     progress.stage("capturing the graph")
-    captured = captured_model(store, context_length(store, target), token_vectors=True)
+    captured = captured_model(store, context_length(store.info, target), token_vectors=True)
     models: list[OnnxModel] = []
     variants: list[Variant] = []
     files: list[str] = []
@@ -112,4 +112,4 @@ def _model(
     data = ExternalData(directory, file=f"{_file(data_type)}_data", file_bytes=limit)
     half = data_type.floats == "float16"
     weights = Weights(store, data, min(target.accuracy_level, data_type.accuracy_level), half=half)
-    return onnx_model(captured, weights, GraphBuilder(half=half, web=True), context_length(store, target))
+    return onnx_model(captured, weights, GraphBuilder(half=half, web=True), context_length(store.info, target))
