@@ -75,7 +75,7 @@ def test_export_hands_every_flag_on(library: Library) -> None:
     flags = (
         "--target edge --bits 8 --method rtn --group-size 64 --symmetric --embedding-bits 8 --format onnx"
         " --task feature-extraction --accuracy-level 1 --effort best --calibration c.jsonl"
-        " --evaluation e.txt --max-memory 2GB --max-drift 0.1"
+        " --evaluation e.txt --tokenizer graph --max-memory 2GB --max-drift 0.1"
         " --max-size 1MiB --recipe r.toml --output out --no-validate --json --force"
     )
     assert cli.run(["export", "some/model", *flags.split()]) == 0
@@ -94,6 +94,7 @@ def test_export_hands_every_flag_on(library: Library) -> None:
         "effort": "best",
         "calibration": Path("c.jsonl"),
         "evaluation": Path("e.txt"),
+        "tokenizer": "graph",
         "max_memory": 2 * 10**9,
         "max_drift": 0.1,
         "max_size": 2**20,
@@ -146,6 +147,7 @@ def test_settings_come_from_pyproject_where_there_is_no_edgeq_toml(library: Libr
         ("bits = '4'", "bits the value '4'"),
         ("task = 'text-generatoin'", "Did you mean 'text-generation'?"),
         ("effort = 'fats'", "Did you mean 'fast'?"),
+        ("tokenizer = 'grahp'", "Did you mean 'graph'?"),
         ("calibration = 1", "calibration the value 1"),
         ("max_memory = 'much'", "is not a size"),
         ("model = ", "is not TOML"),
@@ -174,6 +176,7 @@ def test_wrong_settings_are_refused_in_one_line(
         (["export", "--evaluation", "no-such-file"], "no-such-file"),
         (["quantize", "--output", "o", "--calibration", "no-such-file"], "no-such-file"),
         (["export", "--effort", "bst"], "Did you mean 'best'?"),
+        (["export", "--tokenizer", "file"], "Did you mean 'files'?"),
         (["quantize", "model"], "--output"),
         (["validate"], "bundle"),
         (["targets", "androd"], "Did you mean 'android'?"),

@@ -216,3 +216,8 @@ def test_android_and_a_board_share_a_store(tmp_path: Path) -> None:
         name: keys(tmp_path, text, of=f"{name}-demo")[0] for name in ("android", "android-4gb", "rpi5-8gb", "ios")
     }
     assert stores["android"] == stores["android-4gb"] == stores["rpi5-8gb"] != stores["ios"]
+
+
+def test_a_tokenizer_in_a_graph_is_another_bundle_of_the_same_store(tmp_path: Path) -> None:
+    assert changed(tmp_path, "", "tokenizer = 'graph'") == BUNDLE
+    assert changed(tmp_path, "", "tokenizer = 'files'") == NONE

@@ -37,6 +37,7 @@ task = "text-generation"
 accuracy_level = 1
 calibration = "c.txt"
 evaluation = "e.txt"
+tokenizer = "graph"
 recipe = "r.toml"
 max_size = "40 MB"
 max_memory = { limit = "800 MiB", level = "warn" }
@@ -82,6 +83,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         "accuracy_level": 1,
         "calibration": tmp_path / "c.txt",
         "evaluation": tmp_path / "e.txt",
+        "tokenizer": "graph",
         "recipe": tmp_path / "r.toml",
         "max_size": Limit(limit=40_000_000),
         "max_memory": Limit(limit=800 * 2**20, level="warn"),
@@ -135,6 +137,7 @@ def test_no_settings_are_a_usage_error(tmp_path: Path) -> None:
         ("max_size = { limit = 4, level = 'warning' }", "level of max_size has no value 'warning'", "'warn'"),
         ("task = 'text-generator'", "task has no value", "'text-generation'"),
         ("effort = 'fastest'", "effort has no value", "'fast'"),
+        ("tokenizer = 'graphs'", "tokenizer has no value", "'graph'"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest(tmp_path: Path, text: str, where: str, remedy: str) -> None:

@@ -151,3 +151,10 @@ def test_bits_auto_keep_within_the_budgets(tmp_path: Path) -> None:
     assert allocation is not None
     assert (allocation.max_size, allocation.max_memory, allocation.max_drift) == (5, None, 0.1)
     assert cells(tmp_path, "max_size = 5\n")["android-demo"].allocation is None
+
+
+def test_a_tokenizer_in_a_graph_is_for_onnx(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match="ios-demo: A bundle in the format coreml cannot have its tokenizer in a graph"
+    ):
+        cells(tmp_path, 'target = "ios"\ntokenizer = "graph"\n')

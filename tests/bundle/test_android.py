@@ -12,7 +12,7 @@ from edgeq.bundle import android
 from edgeq.bundle.manifest import Manifest
 from edgeq.bundle.memory import required_bytes
 from edgeq.bundle.text import fill, installed_version, size_text, template
-from edgeq.core.artifact import FileEntry, Interface, TensorSpec
+from edgeq.core.artifact import FileEntry, Interface, TensorSpec, TextGraphs
 from edgeq.errors import InternalError, RuntimeUnavailableError
 from tests.bundle.samples import encoder_interface, generator_interface, staged_bundle
 from tests.bundle.sources import texts_in
@@ -156,3 +156,36 @@ def test_missing_package_is_named() -> None:
 def test_size_text() -> None:
     assert size_text(1536) == "1.5 KiB"
     assert size_text(3 * 2**20) == "3.0 MiB"
+
+
+@pytest.mark.parametrize(
+    ("interface", "graphs", "call"),
+    [
+        (
+            generator_interface(),
+            {"tokenizer": "tokenizer.onnx", "detokenizer": "detokenizer.onnx"},
+            'text.generate(model, "Once upon a time", maxNewTokens = 64)',
+        ),
+        (encoder_interface(), {"model": "model_text.onnx"}, 'text.encode(listOf("A cat.", "A kitten."))'),
+    ],
+)
+def test_strings_are_passed_where_a_graph_reads_text(
+    tmp_path: Path, interface: Interface, graphs: dict[str, str], call: str
+) -> None:
+    staged = staged_bundle(tmp_path / "work", tmp_path / "bundle", interface=interface)
+    text = TextGraphs(extensions="0.15.2", **graphs).under(f"{staged.manifest.root}/model/")
+    android.write(dataclasses.replace(staged.manifest, text=text), made(tmp_path / "other"))
+    written = texts(tmp_path / "other")
+    kotlin = written["EdgeqText.kt"]
+    assert all(f'"model/{path}"' in kotlin for path in graphs.values())
+    assert "registerCustomOpLibrary(OrtxPackage.getLibraryPath())" in kotlin
+    assert not re.search(r"@[A-Z_]+@", kotlin)
+    assert max(map(len, kotlin.splitlines())) <= 120
+    assert "com.microsoft.onnxruntime:onnxruntime-extensions-android:0.15.2" in written["build.gradle.kts"]
+    assert call in written["README.md"]
+    assert "text.smokeTest()" in written["README.md"]
+
+
+def made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory

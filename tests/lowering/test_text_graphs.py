@@ -35,6 +35,7 @@ KINDS: dict[str, Callable[[], Tokenizer]] = {
     "WordPiece that keeps control characters": lambda: built.wordpiece(clean_text=False),
     "byte-level BPE": built.byte_level,
     "byte-level BPE with ids around": lambda: built.byte_level(around=True),
+    "byte-level BPE with Llama 3's pattern": lambda: built.byte_level_as(built.LLAMA_3),
     "unigram": built.unigram,
 }
 LONGEST = 48

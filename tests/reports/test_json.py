@@ -44,7 +44,7 @@ def test_field_names_are_those_of_the_design() -> None:
     assert set(plain) == {
         "schema", "edgeq_version", "target", "format", "verdict", "reason", "model", "recipe", "weights", "artifact",
         "memory", "drift", "speed", "gates", "environment", "planned_memory",
-        "backends", "frontier", "notes",
+        "backends", "frontier", "notes", "tokenizer",
     }  # fmt: skip
     assert set(plain["model"]) == {"source", "revision", "task", "architecture", "parameters"}
     assert {"bits", "method", "group_size"} <= set(plain["recipe"])

@@ -21,7 +21,7 @@ class EdgeqText private constructor(
     private val directory: File,
 ) : AutoCloseable {
 
-    /** One vector per string; longer ones are cut at the context length. A model that does not pool gives all tokens'. */
+    /** One vector per string; long ones are cut at the context length. A model that does not pool gives all tokens'. */
     fun encode(texts: List<String>): List<FloatArray> {
         require(texts.isNotEmpty()) { "there is no text" }
         return run(texts) { result ->
