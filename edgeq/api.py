@@ -70,6 +70,7 @@ def export(
     max_size: int | None = None,
     recipe: Path | None = None,
     evaluation: Path | None = None,
+    tokenizer: TokenizerForm = "files",
     output: Path | None = None,
     validate: bool = True,
     force: bool = False,

@@ -171,11 +171,12 @@ def export_formats(
     chosen = asked_recipe(
         bits, method, effort, group_size=group_size, symmetric=symmetric, embedding_bits=embedding_bits, path=recipe
     )
+    named = bundle_name(DEMO_NAME if model is None else str(model))
     job = Job(
         recipe=chosen,
         target=profile,
         formats=formats_of(profile, format),
-        output=(output or _default_output(model, profile, bits)).resolve(),
+        output=(output or Path(f"{named}-{profile.name}-{bits}bit")).resolve(),
         max_memory=max_memory,
         max_drift=max_drift,
         max_size=max_size,
@@ -322,10 +323,6 @@ def validate(
             remedy="See `edgeq doctor` for what is missing.",
         )
     return summary.remeasured(report, measurement)
-
-
-def _default_output(model: str | Path | None, profile: TargetProfile, bits: int | Auto) -> Path:
-    return Path(f"{bundle_name(DEMO_NAME if model is None else str(model))}-{profile.name}-{bits}bit")
 
 
 def check_places(job: Job) -> None:

@@ -20,10 +20,12 @@ from edgeq.core.report import Report, Verdict
 from edgeq.errors import RuntimeUnavailableError, UnsupportedModelError, UsageError
 from edgeq.reports.json import read_report
 from edgeq.runtimes.hard_texts import HARD_TEXTS
+from edgeq.runtimes.onnxruntime import open_session
 from edgeq.runtimes.text import DetokenizerGraph, TextEncoder, TokenizerGraph
 from edgeq.validation.reference_set import ReferenceSet
 from tests.lowering.tokenizers_built_here import saved, wordpiece
 from tests.tiny_models import tiny_bert, tiny_llama
+from tests.tiny_tasks import tiny_bert_classifier
 
 
 def tiny_wordpiece_bert(directory: Path) -> Path:
@@ -100,6 +102,19 @@ def test_a_decoder_reads_and_writes_text(decoder: Path) -> None:
     assert detokenizer.decode(tokenizer.encode(text)) == text
 
 
+def test_a_classifier_answers_with_a_label_and_its_score(tmp_path: Path) -> None:
+    """And ids that its own graph, given ids, answers the same logits for."""
+    bundle = exported(tiny_bert_classifier, tmp_path, target="rpi5-8gb")
+    interface = read_manifest(bundle).interface
+    session = open_session(graphs(bundle)["model_text"], extensions=True)
+    names = [one.name for one in session.get_outputs()]
+    answers = dict(zip(names, session.run(names, {"text": np.array(["Good.", "so bad"], dtype=object)}), strict=True))
+    shares = np.exp(answers["logits"]) / np.exp(answers["logits"]).sum(axis=-1, keepdims=True)
+    best = shares.argmax(axis=-1)
+    assert answers["label"].tolist() == [interface.labels[index] for index in best]
+    assert np.allclose(answers["score"], shares.max(axis=-1))
+
+
 def test_an_android_app_passes_strings(decoder: Path) -> None:
     kotlin = (decoder / "android" / "EdgeqText.kt").read_text(encoding="utf-8")
     assert 'TOKENIZER = "model/tokenizer.onnx"' in kotlin
@@ -165,7 +180,8 @@ def found(graph: onnx.GraphProto, operator: str) -> onnx.NodeProto:
         if node.op_type == operator:
             return node
         for attribute in node.attribute:
-            if attribute.HasField("g") and (inner := _found(attribute.g, operator)):
+            inner = _found(attribute.g, operator) if attribute.HasField("g") else None
+            if inner is not None:
                 return inner
     raise AssertionError(operator)
 

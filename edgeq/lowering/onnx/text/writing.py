@@ -10,13 +10,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgeq.core.artifact import Artifact, TextGraphs
+from edgeq.core.artifact import Artifact, Interface, TextGraphs
 from edgeq.core.model import ModelInfo
 from edgeq.core.target import TargetProfile
 from edgeq.errors import CorruptInputError
 from edgeq.files import write_atomic
 from edgeq.lowering.onnx.graph import GraphBuilder
 from edgeq.lowering.onnx.model import context_length
+from edgeq.lowering.onnx.text.builder import ints, strings
 from edgeq.lowering.onnx.text.graphs import (
     IDS,
     OPSETS,
@@ -69,19 +70,20 @@ def with_text_graphs(artifact: Artifact, source: Path) -> Artifact:
         text = TextGraphs(tokenizer=TOKENIZER_FILE, detokenizer=DETOKENIZER_FILE, extensions=version)
     else:
         model = ir.load(artifact.directory / artifact.entry)
-        models = {MODEL_FILE: _reading_text(model, specification, interface.context_length)}
+        models = {MODEL_FILE: _reading_text(model, specification, interface)}
         text = TextGraphs(model=MODEL_FILE, extensions=version)
     for file, model in models.items():
         write_atomic(artifact.directory / file, partial(ir.save, model))
     return replace(artifact, files=(*artifact.files, *models), text=text)
 
 
-def _reading_text(model: ir.Model, specification: Specification, longest: int) -> ir.Model:
-    """An encoder with its tokenizer in front: `text` `[batch]` in, its own outputs and `input_ids` out."""
+def _reading_text(model: ir.Model, specification: Specification, interface: Interface) -> ir.Model:
+    """An encoder with its tokenizer in front: `text` `[batch]` in, its own outputs and `input_ids` out; for a classifier
+    of texts that names its classes also `label`, the likeliest one's name, and its `score`."""
     builder = GraphBuilder()
     builder.scope = "text"
     text = text_input("batch_size")
-    made = batch_tokenizer(builder, text, specification, longest)
+    made = batch_tokenizer(builder, text, specification, interface.context_length)
     graph = model.graph
     for value in tuple(graph.inputs):
         ir.convenience.replace_all_uses_with(value, made[str(value.name)])
@@ -92,7 +94,24 @@ def _reading_text(model: ir.Model, specification: Specification, longest: int) -
     ids = made[IDS]
     ids.name, ids.type, ids.shape = IDS, ir.TensorType(ir.DataType.INT64), ir.Shape(["batch_size", "sequence_length"])
     graph.outputs.append(ids)
+    if interface.task == "text-classification" and interface.labels:
+        graph.outputs.extend(_answer(model, interface.labels))
     return model
+
+
+def _answer(model: ir.Model, labels: tuple[str, ...]) -> tuple[ir.Value, ir.Value]:
+    """The name of the class with the largest logit, and its share of all: softmax, as for one class of several."""
+    builder = GraphBuilder()
+    builder.scope = "answer"
+    logits = model.graph.outputs[0]
+    best = builder.op("ArgMax", logits, attributes={"axis": -1, "keepdims": 0})
+    label = builder.op("Gather", strings(builder, *labels), best)
+    shares = builder.op("Softmax", logits, attributes={"axis": -1})
+    score = builder.op("ReduceMax", shares, ints(builder, -1), attributes={"keepdims": 0})
+    for name, value, kind in (("label", label, ir.DataType.STRING), ("score", score, ir.DataType.FLOAT)):
+        value.name, value.type, value.shape = name, ir.TensorType(kind), ir.Shape(["batch_size"])
+    model.graph.extend(builder.nodes)
+    return label, score
 
 
 def _tokenizer_of_encoder(specification: Specification, longest: int) -> ir.Model:
