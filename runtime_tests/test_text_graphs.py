@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,21 +176,15 @@ def keep_an_accent(bundle: Path) -> None:
 
 def found(graph: onnx.GraphProto, operator: str) -> onnx.NodeProto:
     """The first node of a kind, also within loops."""
+    return next(node for node in nodes(graph) if node.op_type == operator)
+
+
+def nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     for node in graph.node:
-        if node.op_type == operator:
-            return node
+        yield node
         for attribute in node.attribute:
-            inner = _found(attribute.g, operator) if attribute.HasField("g") else None
-            if inner is not None:
-                return inner
-    raise AssertionError(operator)
-
-
-def _found(graph: onnx.GraphProto, operator: str) -> onnx.NodeProto | None:
-    try:
-        return found(graph, operator)
-    except AssertionError:
-        return None
+            if attribute.HasField("g"):
+                yield from nodes(attribute.g)
 
 
 def forge(bundle: Path) -> None:

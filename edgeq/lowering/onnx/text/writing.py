@@ -78,7 +78,7 @@ def with_text_graphs(artifact: Artifact, source: Path) -> Artifact:
 
 
 def _reading_text(model: ir.Model, specification: Specification, interface: Interface) -> ir.Model:
-    """An encoder with its tokenizer in front: `text` `[batch]` in, its own outputs and `input_ids` out; for a classifier
+    """An encoder with its tokenizer in front: `text` `[batch]` in, its own outputs and `input_ids` out; of a classifier
     of texts that names its classes also `label`, the likeliest one's name, and its `score`."""
     builder = GraphBuilder()
     builder.scope = "text"
