@@ -161,22 +161,18 @@ def export_formats(
 ) -> tuple[Report, ...]:
     """Quantize, lower, bundle and validate a model; the bundle is at `output` whatever the verdict.
 
-    One report per format: a name, None for the target's first, or "all", whose bundles are then directories in `output`
-    that hold the same codes. model: a Hugging Face directory, a hub id, or None for the embedded demo. `bits` are the
-    linears', `embedding_bits` those of embeddings and head. calibration: UTF-8 text or JSONL, else what the model
-    writes. tokenizer: "graph" puts it into ONNX, equal to the model's own or refused. Sizes are bytes, max_drift nats
-    per token (1 - cosine for encoders). Raises EdgeqError, each with a remedy.
+    One report per format: a name, None for the target's first, or "all": directories in `output` with the same codes.
+    model: a directory, a hub id, None for the demo. `bits` are the linears', `embedding_bits` those of embeddings and
+    head. calibration: text or JSONL. Sizes in bytes, max_drift in nats per token or 1 - cosine. Raises EdgeqError.
     """
     profile = with_accuracy_level(load_profile(target), accuracy_level)
-    chosen = asked_recipe(
-        bits, method, effort, group_size=group_size, symmetric=symmetric, embedding_bits=embedding_bits, path=recipe
-    )
-    named = bundle_name(DEMO_NAME if model is None else str(model))
     job = Job(
-        recipe=chosen,
+        recipe=asked_recipe(
+            bits, method, effort, group_size=group_size, symmetric=symmetric, embedding_bits=embedding_bits, path=recipe
+        ),
         target=profile,
         formats=formats_of(profile, format),
-        output=(output or Path(f"{named}-{profile.name}-{bits}bit")).resolve(),
+        output=(output or _default_output(model, profile, bits)).resolve(),
         max_memory=max_memory,
         max_drift=max_drift,
         max_size=max_size,
@@ -188,6 +184,10 @@ def export_formats(
         force=force,
     )
     return _run(model, task, job, progress or SilentProgress())
+
+
+def _default_output(model: str | Path | None, profile: TargetProfile, bits: int | Auto) -> Path:
+    return Path(f"{bundle_name(DEMO_NAME if model is None else str(model))}-{profile.name}-{bits}bit")
 
 
 def _run(model: str | Path | None, task: Task | None, job: Job, progress: Progress) -> tuple[Report, ...]:

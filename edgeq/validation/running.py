@@ -214,8 +214,7 @@ def run_child(
     with output_errors(path):
         path.write_text(json.dumps(request), encoding="utf-8")
     launch = launch or native_launch()
-    # Of a browser only the processes that hold the model are judged: no system's limit is around those alone, and all
-    # that they hold is what a tab holds.
+    # Of a browser those processes that hold the model are judged: no limit is around them alone, and all is a tab's.
     is_apart = runs_apart(subject.format)
     runtime_bytes = None if is_apart else RUNTIME_BYTES
     outcome = run_limited(
