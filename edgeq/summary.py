@@ -74,9 +74,7 @@ def report_of(
             bytes=store.weights_bytes,
             float_bytes=info.float_bytes,
         ),
-        artifact=ArtifactSection(
-            bytes=sum(entry.bytes for entry in staged.model_files), files=tuple(staged.model_files)
-        ),
+        artifact=_artifact(staged),
         memory=measurement.memory,
         drift=measurement.drift,
         speed=measurement.speed,
@@ -101,6 +99,10 @@ def report_texts(report: Report, manifest: Manifest) -> dict[str, str]:
     """The report's files in a bundle, by name. The page shows the export; a later validation leaves it as it is."""
     texts = (report_to_json(report), report_to_markdown(report), reports_to_html([page_of(report, manifest)]))
     return dict(zip(REPORT_FILES, texts, strict=True))
+
+
+def _artifact(staged: StagedBundle) -> ArtifactSection:
+    return ArtifactSection(bytes=sum(entry.bytes for entry in staged.model_files), files=tuple(staged.model_files))
 
 
 def remeasured(report: Report, measurement: Measurement) -> Report:
