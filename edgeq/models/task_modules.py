@@ -20,10 +20,14 @@ class TextClassifier(nn.Module):
         super().__init__()
         self.model = model
         self.takes_token_types = "token_type_ids" in inspect.signature(model.forward).parameters
+        config: Any = model.config
+        self.padding: int | None = config.get_text_config().pad_token_id
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor | None = None
     ) -> torch.Tensor:
+        if self.padding:  # decoders look for a text's end by this token, and batches are padded with 0
+            input_ids = torch.where(attention_mask == 0, self.padding, input_ids)
         extra = {"token_type_ids": token_type_ids} if self.takes_token_types and token_type_ids is not None else {}
         logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **extra).logits
         return logits
