@@ -79,13 +79,13 @@ def _classify(model: Encoder, texts: Sequence[str]) -> None:
     import numpy as np
 
     logits = model.encode(list(texts)).astype(np.float64)
-    if logits.shape[1] == 1:
-        logits = np.concatenate([logits, np.zeros_like(logits)], axis=1)
-    chances = np.exp(logits - logits.max(axis=1, keepdims=True))
-    chances /= chances.sum(axis=1, keepdims=True)
-    single = len(model.interface.labels) == 1
+    if model.interface.multi_label or logits.shape[1] == 1:  # each is true or not on its own
+        chances = 1 / (1 + np.exp(-logits))
+    else:
+        chances = np.exp(logits - logits.max(axis=1, keepdims=True))
+        chances /= chances.sum(axis=1, keepdims=True)
     for row, text in zip(chances, texts, strict=True):
-        best = 0 if single else int(row.argmax())
+        best = int(row.argmax())
         show.line(f"{row[best]:6.1%}  {model.interface.labels[best]}  {text}")
 
 

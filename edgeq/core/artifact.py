@@ -42,7 +42,8 @@ class Interface:
     inputs and outputs are tensor names in graph order. The key-value cache of layer N goes in as
     `past_key_values.N.key|value` `[batch, key_value_heads, past, head_size]` and comes out as `present.N.key|value`.
     `cache` lists `(key_value_heads, head_size)` per layer; empty for encoders. Batches are padded on the right.
-    `image` says what `pixel_values` are, None where a model takes tokens; `labels` name a classifier's classes.
+    `image` says what `pixel_values` are, None where a model takes tokens; `labels` name a classifier's classes,
+    whose chances are the softmax of the logits, or with `multi_label` the sigmoid of each.
     `tensors` describes the inputs, then the outputs, of a plain module, which has no vocabulary and no context.
     """
 
@@ -60,6 +61,7 @@ class Interface:
     tensors: tuple[TensorSpec, ...] = ()
     image: ImageInput | None = None
     labels: tuple[str, ...] = ()
+    multi_label: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -69,7 +69,7 @@ class ModelInfo:
     `weights` are keyed by the torch module's parameter names; a tied copy is not listed there but in `tied`,
     which maps the copy's name to the name that is stored. `revision` is the hub commit, or the sha256 of config
     and weight headers for a local directory. `image`: what a model of images takes; `labels`: the names of a
-    classifier's classes, in the order of its logits.
+    classifier's classes, in the order of its logits; `multi_label`: each of them is true or not on its own.
     """
 
     source: str
@@ -86,6 +86,7 @@ class ModelInfo:
     context_length: int | None = None
     image: ImageInput | None = None
     labels: tuple[str, ...] = ()
+    multi_label: bool = False
 
     @property
     def float_bytes(self) -> int:

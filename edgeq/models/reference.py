@@ -139,12 +139,15 @@ def compute(request: ReferenceRequest) -> None:
 
     from edgeq.models.architecture import load_module
     from edgeq.models.layers import LayerStates
+    from edgeq.models.source import is_multi_label
 
     source, output = Path(request.source), Path(request.output)
     model, missing = load_module(source, request.task, dtype="float32")
     if missing:
         raise CorruptInputError(f"{source} lacks {missing[0]}.", remedy="Copy or download the model again.")
-    inputs = {"task": request.task, "sequences": request.sequences}
+    inputs: dict[str, object] = {"task": request.task, "sequences": request.sequences}
+    if is_multi_label(model.config, request.task):
+        inputs["multi_label"] = True
     with output_errors(output):
         output.mkdir(parents=True, exist_ok=True)
         (output / INPUTS_FILE).write_text(json.dumps(inputs))

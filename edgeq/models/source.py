@@ -107,6 +107,7 @@ def load(source: str | Path | None, *, task: Task | None = None) -> SourceModel:
         context_length=length if task == "text-generation" else _encoder_length(directory, module, length),
         image=image,
         labels=labels_of(config, task),
+        multi_label=is_multi_label(config, task),
     )
     return SourceModel(info=info, directory=directory, notes=(*notes, *assumed, *_float_note(info)), weights=weights)
 
@@ -117,6 +118,11 @@ def labels_of(config: PreTrainedConfig, task: Task) -> tuple[str, ...]:
         return ()
     names = {int(index): str(name) for index, name in (config.id2label or {}).items()}
     return tuple(names.get(index, f"LABEL_{index}") for index in range(config.num_labels or 0))
+
+
+def is_multi_label(config: PreTrainedConfig, task: Task) -> bool:
+    """Whether each class is true or not on its own, so that its chance is the sigmoid of its logit."""
+    return TASKS[task].is_classifier and config.problem_type == "multi_label_classification"
 
 
 def locate(source: str | Path | None) -> tuple[Path, str]:

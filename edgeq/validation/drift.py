@@ -68,16 +68,18 @@ def language_drift(pairs: Iterable[tuple[Values, Values, Sequence[int]]]) -> Lan
     )
 
 
-def class_drift(pairs: Iterable[tuple[Values, Values]]) -> ClassDrift:
+def class_drift(pairs: Iterable[tuple[Values, Values]], *, multi_label: bool = False) -> ClassDrift:
     """KL(reference || candidate) of class probabilities, and agreement, over logits `[labels]` or `[tokens, labels]`.
 
     Probabilities are the softmax of several logits, and the sigmoid of a single one, whose classes are the two signs.
+    multi_label: of several too, each an answer of its own; their softmax would not see what moves all of them alike.
     """
     divergences: list[Doubles] = []
     agreements: list[npt.NDArray[np.bool_]] = []
     max_abs, squares = 0.0, np.zeros(2)
     for reference, candidate in pairs:
-        given, taken = (_two_classes(np.atleast_2d(values)) for values in (reference, candidate))
+        rows = (np.atleast_2d(values) for values in (reference, candidate))
+        given, taken = (_two_classes(values.reshape(-1, 1) if multi_label else values) for values in rows)
         divergences.append(_divergence(log_softmax(given), log_softmax(taken)))
         agreements.append(given.argmax(axis=-1) == taken.argmax(axis=-1))
         max_abs = max(max_abs, _largest_difference(given, taken))

@@ -34,12 +34,13 @@ class ReferenceSet:
     text-generation: logits float32 `[tokens, vocabulary]`; `float` may hold float16 log-probabilities instead.
     feature-extraction: the embedding float32 `[dim]`, or `[tokens, dim]` where the checkpoint pools nothing.
     Classifiers: logits float32 `[labels]`, `[tokens, labels]` for tokens. Models of images have the numbers of pictures
-    for sequences, one each.
+    for sequences, one each. `multi_label`: the classes are true or not each on its own.
     """
 
     directory: Path
     task: Task
     sequences: tuple[tuple[int, ...], ...]
+    multi_label: bool = False
 
     @classmethod
     def open(cls, directory: Path) -> ReferenceSet:
@@ -48,11 +49,12 @@ class ReferenceSet:
             data = json.loads((directory / INPUTS_NAME).read_text(encoding="utf-8"))
             sequences = tuple(tuple(int(token) for token in sequence) for sequence in data["sequences"])
             task: Task = data["task"]
+            multi_label = bool(data.get("multi_label", False))
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise _corrupt(directory, f"{INPUTS_NAME} is missing or unreadable") from error
         if task not in TASKS or not sequences or not all(sequences):
             raise _corrupt(directory, f"{INPUTS_NAME} names no usable sequences")
-        return cls(directory=directory, task=task, sequences=sequences)
+        return cls(directory=directory, task=task, sequences=sequences, multi_label=multi_label)
 
     def float_values(self, index: int) -> Values:
         """What the float model says about sequence `index`, memory-mapped. Raises CorruptInputError."""
@@ -110,7 +112,8 @@ class ReferenceSet:
             )
         kept = [list(sequence[:length]) for sequence, length in zip(self.sequences, lengths, strict=False)]
         with output_errors(directory):
-            (directory / INPUTS_NAME).write_text(json.dumps({"task": self.task, "sequences": kept}) + "\n")
+            inputs = {"task": self.task, "sequences": kept} | ({"multi_label": True} if self.multi_label else {})
+            (directory / INPUTS_NAME).write_text(json.dumps(inputs) + "\n")
             details = self.details()
             details = replace(details, continuations=details.continuations[: len(kept)])
             (directory / DETAILS_NAME).write_text(json.dumps(to_plain(details)) + "\n")

@@ -327,7 +327,7 @@ def _compare(references: ReferenceSet, a: Sequence[Values], b: Sequence[Values])
     if references.task == "text-generation":
         return language_drift(_pairs(references, a, b))
     if TASKS[references.task].is_classifier:
-        return class_drift(zip(a, b, strict=True))
+        return class_drift(zip(a, b, strict=True), multi_label=references.multi_label)
     return embedding_drift(np.concatenate([np.atleast_2d(x) for x in a]), np.concatenate([np.atleast_2d(x) for x in b]))
 
 

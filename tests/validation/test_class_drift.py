@@ -58,6 +58,24 @@ def test_a_single_logit_is_a_chance_of_its_own() -> None:
     assert found.top1_agreement == 0.0
 
 
+def test_labels_of_their_own_are_answers_each() -> None:
+    a, b = np.random.default_rng(1).normal(size=(2, 4, 3)).astype(np.float32)
+    found = class_drift([(a, b)], multi_label=True)
+    single = [class_drift([(x, y)]) for x, y in zip(a.reshape(-1, 1), b.reshape(-1, 1), strict=True)]
+    assert found.answers == 12
+    assert found.kld_mean == pytest.approx(sum(one.kld_mean for one in single) / 12)
+    assert found.top1_agreement == float(((a >= 0) == (b >= 0)).mean())
+
+
+def test_what_moves_all_labels_alike_is_seen() -> None:
+    """Their softmax stays what it is while the chance of each goes from 2 % to 98 %."""
+    low, high = np.full(3, -4.0, np.float32), np.full(3, 4.0, np.float32)
+    assert class_drift([(low, high)]).kld_mean == 0.0
+    found = class_drift([(low, high)], multi_label=True)
+    assert found.kld_mean > 1.0
+    assert found.top1_agreement == 0.0
+
+
 def test_equal_answers_do_not_drift_and_broken_ones_are_infinite() -> None:
     logits = np.array([[1.0, 2.0, 3.0]], np.float32)
     same = class_drift([(logits, logits)])

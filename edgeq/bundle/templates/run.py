@@ -262,12 +262,13 @@ def show_similarities(bundle: Bundle, sentences: list[str]) -> None:
 
 
 def classes(bundle: Bundle, logits: npt.NDArray[np.float32], most: int = 5) -> dict[str, float]:
-    """The most likely classes with their probabilities: of a single logit, that it is true."""
+    """The most likely classes with their probabilities; a single one, or each of a multi_label model, is true or not."""
     labels = bundle.interface["labels"]
-    if len(logits) == 1:
-        return {labels[0]: float(1 / (1 + np.exp(-logits[0])))}
-    chances = np.exp(logits - logits.max())
-    chances /= chances.sum()
+    if bundle.interface["multi_label"] or len(logits) == 1:
+        chances = 1 / (1 + np.exp(-logits))
+    else:
+        chances = np.exp(logits - logits.max())
+        chances /= chances.sum()
     return {labels[index]: float(chances[index]) for index in np.argsort(-chances)[:most]}
 
 

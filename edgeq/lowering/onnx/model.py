@@ -132,4 +132,5 @@ def _interface(store: QuantizedModel, signature: Signature, model: ir.Model, con
         normalize=info.normalize,
         image=info.image,
         labels=info.labels,
+        multi_label=info.multi_label,
     )
