@@ -1,4 +1,4 @@
-"""A classifier whose classes are true or not each on its own is known as one from its configuration to its reference."""
+"""A classifier whose classes are true or not each on its own: from its configuration to its reference."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ def test_a_decoder_finds_the_end_of_a_padded_text(padding: int) -> None:
         num_hidden_layers=1,
         num_attention_heads=2,
         pad_token_id=padding,
-        num_labels=3,
         initializer_range=0.125,
     )
-    classifier = TextClassifier(LlamaForSequenceClassification(config).eval())
+    config.num_labels = 3
+    classifier = TextClassifier(LlamaForSequenceClassification(config).eval())  # type: ignore[no-untyped-call]
     ids = torch.tensor([[7, 8, 9, 0, 0], [11, 12, 13, 14, 15]])
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     with torch.no_grad():

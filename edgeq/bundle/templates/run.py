@@ -262,7 +262,7 @@ def show_similarities(bundle: Bundle, sentences: list[str]) -> None:
 
 
 def classes(bundle: Bundle, logits: npt.NDArray[np.float32], most: int = 5) -> dict[str, float]:
-    """The most likely classes with their probabilities; a single one, or each of a multi_label model, is true or not."""
+    """The most likely classes with their probabilities; with multi_label, or of one alone, each is true or not."""
     labels = bundle.interface["labels"]
     if bundle.interface["multi_label"] or len(logits) == 1:
         chances = 1 / (1 + np.exp(-logits))
