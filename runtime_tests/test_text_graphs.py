@@ -6,9 +6,11 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from tokenizers import Tokenizer, normalizers
@@ -102,17 +104,39 @@ def test_a_decoder_reads_and_writes_text(decoder: Path) -> None:
     assert detokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_a_classifier_answers_with_a_label_and_its_score(tmp_path: Path) -> None:
-    """And ids that its own graph, given ids, answers the same logits for."""
-    bundle = exported(tiny_bert_classifier, tmp_path, target="rpi5-8gb")
+def classifier_of(kind: str, directory: Path) -> Path:
+    """With that `problem_type`."""
+    source = tiny_bert_classifier(directory)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, "problem_type": kind}))
+    return source
+
+
+def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    shares: npt.NDArray[np.float32] = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    return shares
+
+
+def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    chances: npt.NDArray[np.float32] = 1 / (1 + np.exp(-logits))
+    return chances
+
+
+@pytest.mark.parametrize(
+    ("kind", "chances_of"), [("single_label_classification", softmax), ("multi_label_classification", sigmoid)]
+)
+def test_a_classifier_answers_with_a_label_and_its_score(
+    kind: str, chances_of: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]], tmp_path: Path
+) -> None:
+    bundle = exported(partial(classifier_of, kind), tmp_path, target="rpi5-8gb")
     interface = read_manifest(bundle).interface
     session = open_session(graphs(bundle)["model_text"], extensions=True)
     names = [one.name for one in session.get_outputs()]
     answers = dict(zip(names, session.run(names, {"text": np.array(["Good.", "so bad"], dtype=object)}), strict=True))
-    shares = np.exp(answers["logits"]) / np.exp(answers["logits"]).sum(axis=-1, keepdims=True)
-    best = shares.argmax(axis=-1)
+    chances = chances_of(answers["logits"])
+    best = chances.argmax(axis=-1)
     assert answers["label"].tolist() == [interface.labels[index] for index in best]
-    assert np.allclose(answers["score"], shares.max(axis=-1))
+    assert np.allclose(answers["score"], chances.max(axis=-1))
 
 
 def test_an_android_app_passes_strings(decoder: Path) -> None:

@@ -95,19 +95,21 @@ def _reading_text(model: ir.Model, specification: Specification, interface: Inte
     ids.name, ids.type, ids.shape = IDS, ir.TensorType(ir.DataType.INT64), ir.Shape(["batch_size", "sequence_length"])
     graph.outputs.append(ids)
     if interface.task == "text-classification" and interface.labels:
-        graph.outputs.extend(_answer(model, interface.labels))
+        graph.outputs.extend(_answer(model, interface))
     return model
 
 
-def _answer(model: ir.Model, labels: tuple[str, ...]) -> tuple[ir.Value, ir.Value]:
-    """The name of the class with the largest logit, and its share of all: softmax, as for one class of several."""
+def _answer(model: ir.Model, interface: Interface) -> tuple[ir.Value, ir.Value]:
+    """The name of the class with the largest logit, and its chance: the softmax's, or the sigmoid where each class, or
+    the only one, is true or not on its own."""
     builder = GraphBuilder()
     builder.scope = "answer"
     logits = model.graph.outputs[0]
     best = builder.op("ArgMax", logits, attributes={"axis": -1, "keepdims": 0})
-    label = builder.op("Gather", strings(builder, *labels), best)
-    shares = builder.op("Softmax", logits, attributes={"axis": -1})
-    score = builder.op("ReduceMax", shares, ints(builder, -1), attributes={"keepdims": 0})
+    label = builder.op("Gather", strings(builder, *interface.labels), best)
+    is_single = interface.multi_label or len(interface.labels) == 1
+    chances = builder.op("Sigmoid", logits) if is_single else builder.op("Softmax", logits, attributes={"axis": -1})
+    score = builder.op("ReduceMax", chances, ints(builder, -1), attributes={"keepdims": 0})
     for name, value, kind in (("label", label, ir.DataType.STRING), ("score", score, ir.DataType.FLOAT)):
         value.name, value.type, value.shape = name, ir.TensorType(kind), ir.Shape(["batch_size"])
     model.graph.extend(builder.nodes)
