@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,8 @@ from edgeq.validation.reference_set import ReferenceSet
 from tests.lowering.tokenizers_built_here import saved, wordpiece
 from tests.tiny_models import tiny_bert, tiny_llama
 from tests.tiny_tasks import tiny_bert_classifier
+
+Values = npt.NDArray[np.floating[Any]]
 
 
 def tiny_wordpiece_bert(directory: Path) -> Path:
@@ -112,13 +115,13 @@ def classifier_of(kind: str, directory: Path) -> Path:
     return source
 
 
-def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    shares: npt.NDArray[np.float32] = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+def softmax(logits: Values) -> Values:
+    shares: Values = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
     return shares
 
 
-def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    chances: npt.NDArray[np.float32] = 1 / (1 + np.exp(-logits))
+def sigmoid(logits: Values) -> Values:
+    chances: Values = 1 / (1 + np.exp(-logits))
     return chances
 
 
@@ -126,7 +129,7 @@ def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     ("kind", "chances_of"), [("single_label_classification", softmax), ("multi_label_classification", sigmoid)]
 )
 def test_a_classifier_answers_with_a_label_and_its_score(
-    kind: str, chances_of: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]], tmp_path: Path
+    kind: str, chances_of: Callable[[Values], Values], tmp_path: Path
 ) -> None:
     bundle = exported(partial(classifier_of, kind), tmp_path, target="rpi5-8gb")
     interface = read_manifest(bundle).interface
