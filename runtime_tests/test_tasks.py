@@ -6,13 +6,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from edgeq.api import export
+from edgeq.bundle.manifest import read_manifest
+from edgeq.core.images import picture, pictures
 from edgeq.core.report import ClassDrift, EmbeddingDrift, Verdict
 from edgeq.errors import UnsupportedModelError, UsageError
 from edgeq.models.source import load
 from edgeq.runtimes.generation import Encoder
+from edgeq.runtimes.onnxruntime import open_session
 from edgeq.runtimes.opening import open_bundle
 from tests.tiny_tasks import tiny_bert_classifier, tiny_convnext, tiny_vit
 
@@ -48,6 +53,17 @@ def test_a_vision_transformer_embeds_images(tmp_path: Path) -> None:
     assert report.drift.total.cosine_mean < 0.9999  # 4 bits are heard
     result = check(tmp_path / "bundle", "--check")
     assert (result.returncode, result.stdout) == (0, "all is well\n"), result.stderr
+    image = read_manifest(tmp_path / "bundle").interface.image
+    assert image is not None
+    paths = [tmp_path / f"{number}.png" for number in range(2)]
+    for number, path in enumerate(paths):
+        Image.fromarray(picture(number, image)).save(path)
+    said = check(tmp_path / "bundle", *map(str, paths))
+    session = open_session(next((tmp_path / "bundle").rglob("model.onnx")))
+    vectors = session.run(["image_embedding"], {"pixel_values": pictures([0, 1], image)})[0]
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    found = [list(map(float, line.split()[:2])) for line in said.stdout.splitlines()]
+    np.testing.assert_allclose(found, vectors @ vectors.T, atol=1e-3, err_msg=said.stderr)
 
 
 def test_other_formats_are_refused_before_any_work(tmp_path: Path) -> None:
