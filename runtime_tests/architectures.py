@@ -91,12 +91,31 @@ OPTIONS: dict[str, Options] = {
     "distilbert": {"dim": 64, "hidden_dim": 172, "n_layers": 2, "n_heads": 4},
     "electra": {"embedding_size": 32},
     "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    "deit": {"architectures": ["DeiTForImageClassification"]},
+    "swin": {"embed_dim": 32, "depths": [1, 1], "num_attention_heads": [2, 4], "window_size": 4, "patch_size": 4},
+    "swinv2": {"embed_dim": 32, "depths": [1, 1], "num_attention_heads": [2, 4], "window_size": 4, "patch_size": 4},
+    "convnext": {"hidden_sizes": [32, 64], "depths": [1, 1], "num_stages": 2},
+    "convnextv2": {"hidden_sizes": [32, 64], "depths": [1, 1], "num_stages": 2},
+    "mobilenet_v1": {"depth_multiplier": 0.25},
+    "mobilenet_v2": {"depth_multiplier": 0.25},
+    "resnet": {"embedding_size": 32, "hidden_sizes": [32, 64], "depths": [1, 1], "layer_type": "basic"},
 }
 OTHERS: dict[Task, tuple[str, ...]] = {
     "text-classification": ("bert", "roberta", "distilbert", "deberta-v2", "electra"),
     "token-classification": ("bert", "roberta", "distilbert"),
-    "image-classification": ("vit",),
-    "image-feature-extraction": ("vit", "dinov2"),
+    "image-classification": (
+        "vit",
+        "deit",
+        "beit",
+        "swin",
+        "swinv2",
+        "convnext",
+        "convnextv2",
+        "mobilenet_v1",
+        "mobilenet_v2",
+        "resnet",
+    ),
+    "image-feature-extraction": ("vit", "dinov2", "convnext", "resnet"),
 }
 """By task; a type of model more is one word here, and its sizes in OPTIONS where they have other names."""
 ARCHITECTURES |= {
