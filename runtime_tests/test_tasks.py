@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from PIL import Image
 
 from edgeq.api import export
 from edgeq.bundle.manifest import read_manifest
-from edgeq.core.images import picture, pictures
+from edgeq.core.images import picture
 from edgeq.core.report import ClassDrift, EmbeddingDrift, Verdict
 from edgeq.errors import UnsupportedModelError, UsageError
 from edgeq.models.source import load
 from edgeq.runtimes.generation import Encoder
 from edgeq.runtimes.onnxruntime import open_session
 from edgeq.runtimes.opening import open_bundle
+from edgeq.runtimes.pictures import PictureGraph
 from tests.tiny_tasks import tiny_bert_classifier, tiny_convnext, tiny_vit
 
 
@@ -55,12 +57,16 @@ def test_a_vision_transformer_embeds_images(tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (0, "all is well\n"), result.stderr
     image = read_manifest(tmp_path / "bundle").interface.image
     assert image is not None
+    assert "picture_graph" in {gate.name for gate in report.gates}
     paths = [tmp_path / f"{number}.png" for number in range(2)]
-    for number, path in enumerate(paths):
-        Image.fromarray(picture(number, image)).save(path)
+    larger = [picture(number, replace(image, height=70, width=90)) for number in range(2)]
+    for pixels, path in zip(larger, paths, strict=True):
+        Image.fromarray(pixels).save(path)
     said = check(tmp_path / "bundle", *map(str, paths))
     session = open_session(next((tmp_path / "bundle").rglob("model.onnx")))
-    vectors = session.run(["image_embedding"], {"pixel_values": pictures([0, 1], image)})[0]
+    graph = PictureGraph(next((tmp_path / "bundle").rglob("preprocess.onnx")))
+    values = np.concatenate([graph.values(pixels) for pixels in larger])
+    vectors = session.run(["image_embedding"], {"pixel_values": values})[0]
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     found = [list(map(float, line.split()[:2])) for line in said.stdout.splitlines()]
     np.testing.assert_allclose(found, vectors @ vectors.T, atol=1e-3, err_msg=said.stderr)

@@ -47,10 +47,10 @@ class Manifest:
     """The contents of `edgeq.json`; `seal`, the sha256 of all the rest, is added when it is written.
 
     root: the directory that goes into the app, "." for the whole bundle. model, tokenizer and golden are paths in the
-    bundle; tokenizer is None where the checkpoint brought none, text where no graph reads text. variants are the models
-    of a bundle that has several, the one at `model` first, their entries as paths in the bundle. weights says per
-    tensor where the artifact holds it. files lists every file but `edgeq.json` and the report's. profile is the target
-    as it was, so that a later validation needs no TOML.
+    bundle; tokenizer is None where the checkpoint brought none, text where no graph reads text, picture where none
+    prepares pictures. variants are the models of a bundle that has several, the one at `model` first, their entries as
+    paths in the bundle. weights says per tensor where the artifact holds it. files lists every file but `edgeq.json`
+    and the report's. profile is the target as it was, so that a later validation needs no TOML.
     """
 
     schema: int = MANIFEST_SCHEMA
@@ -64,6 +64,7 @@ class Manifest:
     variants: tuple[Variant, ...] = ()
     tokenizer: str | None
     text: TextGraphs | None = None
+    picture: str | None = None
     golden: str
     interface: Interface
     weights_digest: str

@@ -61,6 +61,12 @@ def _runtime(manifest: Manifest) -> str:
     assert_never(manifest.format)
 
 
+_PICTURE_WORDS = (
+    "a picture of any size, `picture` uint8 `[height, width, channels]`, to `pixel_values`: scaled, cut and normalised "
+    "as the model's own preprocessor does"
+)
+
+
 def _model_files(manifest: Manifest) -> list[tuple[str, str]]:
     """Rows of the table of files: a path and what it is."""
     if manifest.surface == "browser":
@@ -69,6 +75,7 @@ def _model_files(manifest: Manifest) -> list[tuple[str, str]]:
     return [
         (f"`{prefix}model/`", _model_folder(manifest.format)),
         *((f"`{path}`", words) for path, words in _text_files(manifest)),
+        *([(f"`{manifest.picture}`", _PICTURE_WORDS)] if manifest.picture is not None else []),
         (f"`{prefix}tokenizer/`", "tokenizer and configuration, as the model brought them"),
     ]
 

@@ -206,6 +206,7 @@ def _fill(
         variants=tuple(dataclasses.replace(one, entry=f"{prefix}{model}/{one.entry}") for one in artifact.variants),
         tokenizer=f"{prefix}{tokenizer}" if has_tokenizer else None,
         text=artifact.text and artifact.text.under(f"{prefix}{model}/"),
+        picture=artifact.picture and f"{prefix}{model}/{artifact.picture}",
         golden=f"{prefix}golden/golden.json",
         interface=artifact.interface,
         weights_digest=artifact.weights_digest,

@@ -169,7 +169,8 @@ class Artifact:
     """The lowered model in `directory`; `files` are POSIX paths in it, `entry` is what a runtime opens: one of them, or
     the directory that holds them. `weights` maps each quantized weight to its place. `variants` are the models that the
     files make, the first of them at `entry`; empty where there is one only. `text` are the graphs that read text, None
-    without them. `notes` are for the report: what a fallback cost, what could not be fused."""
+    without them; `picture` is one that makes a picture of any size what the model takes. `notes` are for the report:
+    what a fallback cost, what could not be fused."""
 
     format: Format
     directory: Path
@@ -180,4 +181,5 @@ class Artifact:
     weights: dict[str, WeightLocation]
     variants: tuple[Variant, ...] = ()
     text: TextGraphs | None = None
+    picture: str | None = None
     notes: tuple[str, ...] = ()

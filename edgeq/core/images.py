@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,8 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
+
+Resample = Literal["bilinear", "bicubic"]
 
 MOSAIC = 16
 """Squares along each side of a mosaic: a picture that a test can carry whole."""
@@ -19,9 +22,18 @@ OCTAVES = 7
 
 
 @dataclass(frozen=True, kw_only=True)
+class Resizing:
+    """How a picture comes to the model's size: its shorter edge to the only one of `edges`, or its height and width to
+    both; then its middle is cut out. resample: Pillow's filter of that name."""
+
+    edges: tuple[int, ...]
+    resample: Resample
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImageInput:
     """What `pixel_values` are, float32 `[batch, channels, height, width]`: `(pixel * scale - mean) / std` of 8-bit
-    pixels, mean and std per channel."""
+    pixels, mean and std per channel. resizing: None where the processor has a way that edgeq does not know."""
 
     channels: int
     height: int
@@ -29,6 +41,7 @@ class ImageInput:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     scale: float = 1 / 255
+    resizing: Resizing | None = None
 
     def normalized(self, pixels: Bytes) -> Floats:
         """`pixel_values` of uint8 `[batch, height, width, channels]`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeq.core.images import ImageInput
+from edgeq.core.images import ImageInput, Resample, Resizing
 from edgeq.errors import UnsupportedModelError
 from edgeq.models.checkpoint import inside, read_json
 
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 PREPROCESSOR_FILE, PROCESSOR_FILE = "preprocessor_config.json", "processor_config.json"
+BILINEAR = 2
+RESAMPLES: dict[object, Resample] = {BILINEAR: "bilinear", 3: "bicubic"}
+"""By Pillow's number."""
+CONVNEXT_UNCUT = 384
+"""From this edge on ConvNeXt's processor cuts nothing off: https://huggingface.co/docs/transformers/model_doc/convnext."""
 ASSUMED = 0.5
 """Mean and standard deviation of a model that names none."""
 
@@ -50,7 +55,10 @@ def read_image_input(directory: Path, config: PreTrainedConfig) -> tuple[ImageIn
         mean=tuple(value + shift for value in _per_channel(mean, channels)),
         std=_per_channel(std, channels),
         scale=scale,
+        resizing=_resizing(settings, size),
     )
+    if image.resizing is None:
+        notes += ("The checkpoint scales its images in a way that has no graph here: an app has to do that.",)
     return image, notes
 
 
@@ -73,6 +81,25 @@ def _size(settings: dict[str, Any]) -> tuple[int, int] | None:
     """`(height, width)` of what the processor hands on: the crop, else what it resizes to."""
     crops = settings.get("do_center_crop", "crop_size" in settings)
     return (_pair(settings.get("crop_size")) if crops else None) or _pair(settings.get("size"))
+
+
+def _resizing(settings: dict[str, Any], size: tuple[int, int]) -> Resizing | None:
+    """How images come to `size`; None where edgeq does not know how: another filter, or a cut beyond the image."""
+    resample = RESAMPLES.get(settings.get("resample", BILINEAR))
+    if resample is None or settings.get("do_resize") is False:
+        return None
+    edges: tuple[int, ...]
+    wanted = settings.get("size")
+    edge = wanted.get("shortest_edge") if isinstance(wanted, dict) else None
+    if edge is None:
+        edges = _pair(wanted) or size
+    elif "crop_pct" not in settings:
+        edges = (int(edge),)
+    else:  # ConvNeXt's
+        edges = (int(edge / settings["crop_pct"]),) if edge < CONVNEXT_UNCUT else (int(edge), int(edge))
+    if any(edge < length for edge, length in zip(edges * (3 - len(edges)), size, strict=True)):
+        return None
+    return Resizing(edges=edges, resample=resample)
 
 
 def _pair(size: object) -> tuple[int, int] | None:

@@ -11,6 +11,7 @@ GATE_WORDS = {
     "files": "every file that the bundle lists is there",
     "weights_digest": "the model file holds exactly the quantized weights",
     "tokenizer": "the tokenizer spells the test texts as the model's own does",
+    "picture_graph": "the graph prepares pictures as the model's own preprocessor does",
     "native_kernels": "products of weights for which the runtime has a fast kernel",
     "survived": "the process was not ended by the memory limit",
     "peak_dirty_bytes": "most memory that counts against the device's limit",

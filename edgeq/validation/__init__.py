@@ -29,6 +29,7 @@ from edgeq.validation.configurations import Configuration, configurations_of
 from edgeq.validation.gates import Criteria, backend_gate, bundle_gate, same, verdict_of
 from edgeq.validation.golden import tokenizer_problem
 from edgeq.validation.kernel_coverage import kernel_gates
+from edgeq.validation.picture_graph import picture_gates
 from edgeq.validation.reference_set import ReferenceSet
 from edgeq.validation.running import Judgement, References, RunLimits, run
 from edgeq.validation.size_gates import size_gates
@@ -179,6 +180,9 @@ def _static_gates(subject: Subject, criteria: Criteria) -> tuple[tuple[Gate, ...
     if subject.golden is not None and subject.interface.task != "module":
         mismatch = tokenizer_problem(subject.golden, subject.tokenizer)
         gates += (same("tokenizer", mismatch or "as expected", "as expected", mismatch),)
+    image = subject.interface.image
+    if subject.picture is not None and image is not None and image.resizing is not None:
+        gates += picture_gates(subject.picture, image, image.resizing)
     return gates if problem else (*gates, *kernel_gates(subject), *size_gates(subject)), not problem
 
 

@@ -36,6 +36,7 @@ class Subject:
     model: Path
     tokenizer: Path | None
     text: TextGraphs | None
+    picture: Path | None
     golden: Path | None
     interface: Interface
     weights: dict[str, Any]
@@ -65,6 +66,7 @@ class Subject:
                 model=model_path(bundle, manifest),
                 tokenizer=tokenizer_path(bundle, manifest),
                 text=_text_graphs(bundle, manifest),
+                picture=manifest_path(bundle, manifest, "picture"),
                 golden=manifest_path(bundle, manifest, "golden"),
                 interface=read_interface(manifest["interface"]),
                 weights=dict(manifest["weights"]),

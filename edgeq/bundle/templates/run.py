@@ -118,15 +118,21 @@ class Bundle:
         return answer
 
     def open_image(self, path: str) -> npt.NDArray[np.uint8]:
-        """A file scaled to the model's size."""
+        """A file scaled and cut to the model's size, as its own preprocessor does it where that is known."""
         from PIL import Image
 
         image = self.interface["image"]
+        height, width = image["height"], image["width"]
+        resizing = image["resizing"] or {"edges": [height, width], "resample": "bilinear"}
         with Image.open(path) as opened:
-            scaled = opened.convert("L" if image["channels"] == 1 else "RGB").resize(
-                (image["width"], image["height"]), Image.Resampling.BILINEAR
-            )
-        return np.asarray(scaled).reshape(image["height"], image["width"], image["channels"])
+            picture = opened.convert("L" if image["channels"] == 1 else "RGB")
+        edges = resizing["edges"]
+        if len(edges) == 1:  # of the shorter side
+            edges = [edges[0] * side // min(picture.size) for side in (picture.height, picture.width)]
+        picture = picture.resize((edges[1], edges[0]), Image.Resampling[resizing["resample"].upper()])
+        top, left = (edges[0] - height) // 2, (edges[1] - width) // 2
+        picture = picture.crop((left, top, left + width, top + height))
+        return np.asarray(picture).reshape(height, width, image["channels"])
 
     def mosaic(self, squares: str) -> npt.NDArray[np.uint8]:
         """A golden image: 16 x 16 squares in hex."""
