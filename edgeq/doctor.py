@@ -43,7 +43,8 @@ class FormatSupport:
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Something that browser bundles or arm64's kernels are run with; `detail` is what was found, or how to get it."""
+    """Something that browser bundles, arm64's kernels or graphs of text are run with; `detail` is what was found, or
+    how to get it."""
 
     name: str
     usable: bool
@@ -77,6 +78,7 @@ class Diagnosis:
     formats: tuple[FormatSupport, ...]
     browser: tuple[Part, ...]
     arm64: tuple[Part, ...]
+    text_graphs: tuple[Part, ...]
     memory_limits: tuple[MemoryLimit, ...]
     missing: tuple[Missing, ...]
 
@@ -102,6 +104,7 @@ def examine() -> Diagnosis:
         formats=formats,
         browser=_parts(_browser_examinations()),
         arm64=_parts({"kernels": _arm64_detail}),
+        text_graphs=_parts({"operators": _extensions_detail}),
         memory_limits=limits,
         missing=tuple(missing),
     )
@@ -131,6 +134,12 @@ def _arm64_detail() -> str:
     emulator = find_emulator()
     version = emulator.probe(TRIED_ON)
     return f"onnxruntime {version} under qemu {emulator.version()} in {emulator.directory}"
+
+
+def _extensions_detail() -> str:
+    from edgeq.runtimes import extensions
+
+    return f"{extensions.PACKAGE} {extensions.version()}"
 
 
 def _browser_examinations() -> dict[str, Callable[[], str]]:

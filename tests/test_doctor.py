@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import get_args
 
@@ -16,7 +17,7 @@ from edgeq.core.target import Format
 from edgeq.doctor import Diagnosis, FormatSupport, examine
 from edgeq.errors import RuntimeUnavailableError
 from edgeq.progress import Progress, SilentProgress
-from edgeq.runtimes import opening
+from edgeq.runtimes import extensions, opening
 from edgeq.runtimes.arm64 import emulator, install, lock
 from edgeq.runtimes.browser import packages, programs
 from edgeq.targets.formats import FORMATS
@@ -113,6 +114,16 @@ def test_packages_without_node_are_a_defect(monkeypatch: pytest.MonkeyPatch, tmp
 
     monkeypatch.setattr(opening.runtime_of("transformersjs"), "version", broken)
     assert [missing.name for missing in examine().missing] == ["transformersjs"]
+
+
+def test_text_graphs_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    (operators,) = examine().text_graphs
+    assert operators.usable
+    assert operators.detail == f"onnxruntime-extensions {metadata.version('onnxruntime-extensions')}"
+    monkeypatch.setattr(extensions, "find_spec", lambda _: None)
+    (operators,) = examine().text_graphs
+    assert not operators.usable
+    assert "pip install 'edgeq[tokenizer]'" in operators.detail
 
 
 def test_arm64_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
