@@ -120,6 +120,8 @@ def export(
         for name in ("calibration", "evaluation", "task"):
             if arguments.pop(name) is not None:
                 raise UsageError(f"{name} does not go with a plain torch module.", remedy="Leave it out.")
+        if arguments.pop("tokenizer") != "files":
+            raise UsageError("A plain torch module has no tokenizer.", remedy="Leave tokenizer out.")
         return export_module(module, **arguments)
     del arguments["example_inputs"]
     if format == ALL_FORMATS:

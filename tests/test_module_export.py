@@ -31,6 +31,7 @@ X = (torch.zeros(2, 64),)
         ({"task": "feature-extraction"}, "task does not go with a plain torch module"),
         ({"calibration": Path("text")}, "calibration does not go with"),
         ({"evaluation": Path("text")}, "evaluation does not go with"),
+        ({"tokenizer": "graph"}, "has no tokenizer"),
         ({"bits": 5}, "5 bits cannot be stored"),
         ({"example_inputs": None}, "cannot be traced without inputs"),
         ({"model": "path"}, "Example inputs go with a torch module, not with 'path'"),
