@@ -83,6 +83,19 @@ def open_session(model_path: Path, *, threads: int = 0, extensions: bool = False
         ) from error
 
 
+def output_of(session: Any, output: str, feeds: dict[str, Any], does: str) -> Any:  # noqa: ANN401 - no types
+    """One output of a graph that `does` something beside the model. Raises CorruptInputError with what an operator
+    says."""
+    try:
+        return session.run([output], feeds)[0]
+    except MemoryError:
+        raise
+    except Exception as error:  # the runtime's exceptions share no base class
+        raise CorruptInputError(
+            f"A graph that {does} failed: {first_line(error)}", remedy="Export the bundle again."
+        ) from error
+
+
 class TextGenerator(generation.TextGenerator):
     """A causal language model. The cache stays in the runtime's own tensors between steps."""
 

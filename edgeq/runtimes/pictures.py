@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeq.core.images import Bytes, Floats
-from edgeq.errors import CorruptInputError
-from edgeq.runtimes.generation import first_line
-from edgeq.runtimes.onnxruntime import open_session
+from edgeq.runtimes.onnxruntime import open_session, output_of
 
 
 class PictureGraph:
@@ -18,12 +16,5 @@ class PictureGraph:
 
     def values(self, picture: Bytes) -> Floats:
         """`pixel_values` `[1, channels, height, width]` of uint8 `[height, width, channels]`."""
-        try:
-            values: Floats = self._session.run(["pixel_values"], {"picture": picture})[0]
-        except MemoryError:
-            raise
-        except Exception as error:  # the runtime's exceptions share no base class
-            raise CorruptInputError(
-                f"The graph that prepares pictures failed: {first_line(error)}", remedy="Export the bundle again."
-            ) from error
+        values: Floats = output_of(self._session, "pixel_values", {"picture": picture}, "prepares pictures")
         return values

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeq.errors import CorruptInputError
-from edgeq.runtimes.generation import Floats, first_line
-from edgeq.runtimes.onnxruntime import open_session
+from edgeq.runtimes.generation import Floats
+from edgeq.runtimes.onnxruntime import open_session, output_of
 
 
 class TokenizerGraph:
@@ -51,15 +50,7 @@ class TextEncoder:
 
 
 def _run(session: Any, output: str, feeds: dict[str, Any]) -> Any:  # noqa: ANN401 - the runtime has no types
-    """One output. Raises CorruptInputError with what an operator says."""
-    try:
-        return session.run([output], feeds)[0]
-    except MemoryError:
-        raise
-    except Exception as error:  # the runtime's exceptions share no base class
-        raise CorruptInputError(
-            f"A graph that reads text failed: {first_line(error)}", remedy="Export the bundle again."
-        ) from error
+    return output_of(session, output, feeds, "reads text")
 
 
 def _texts(texts: Sequence[str]) -> dict[str, Any]:
